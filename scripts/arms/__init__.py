@@ -1,0 +1,4 @@
+"""What training, scoring and generation share: models, tokens, reference tables, DPO, manifests.
+
+No module of this package knows Snakemake, and importing the package itself imports neither torch nor pandas.
+"""
