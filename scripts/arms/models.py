@@ -1,0 +1,162 @@
+"""The base model, its precision, and LoRA adapters: loaded the same way by every arm, checked against model.json."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arms.files import UserError, read_json, sha256_file, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+ADAPTER = "adapter_model.safetensors"
+
+
+def set_threads(threads: int) -> None:
+    """Use `threads` CPU threads. The results do not depend on it (measured: facts on determinism, 1 = 2 threads)."""
+    import torch
+
+    torch.set_num_threads(threads)
+
+
+def compute_dtype(precision: str) -> torch.dtype:
+    """The dtype of matrix products: fp32 in "fp32", bfloat16 (autocast) in "bf16", "int8" and "nf4"."""
+    import torch
+
+    return torch.float32 if precision == "fp32" else torch.bfloat16
+
+
+def load_base(weights: str | Path, card: dict, precision: str) -> PreTrainedModel:
+    """The frozen base model in `precision` ("fp32", "bf16", "int8", "nf4"), on the GPU if there is one.
+
+    Every file is hashed and compared with model.json first, so weights that changed under the pipeline are an error.
+    Quantized precisions need CUDA. Raises UserError.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    weights = Path(weights)
+    for name, entry in card["files"].items():
+        if not (weights / name).is_file() or sha256_file(weights / name) != entry["sha256"]:
+            raise UserError(
+                f"{weights / name}: missing or changed since the rule fetch_model checked it; "
+                f"delete {weights} and run the same command again"
+            )
+    options: dict[str, object] = {"torch_dtype": compute_dtype(precision)}
+    if precision in ("int8", "nf4"):
+        if not torch.cuda.is_available():
+            raise UserError(
+                f"model.precision is {precision!r}, which needs a CUDA GPU (bitsandbytes 0.43.3), and none is visible; "
+                "run this rule on a GPU node (--profile slurm) or set model.precision to 'fp32'"
+            )
+        options["quantization_config"] = (
+            BitsAndBytesConfig(load_in_8bit=True)
+            if precision == "int8"
+            else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+        )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(
+        str(weights),
+        trust_remote_code=False,
+        use_safetensors=True,
+        local_files_only=True,
+        attn_implementation="sdpa" if card["model_type"] != "gpt2" else "eager",
+        device_map={"": device},
+        **options,
+    )
+    model.requires_grad_(False)
+    model.config.use_cache = False
+    return model
+
+
+def new_adapter(base: PreTrainedModel, lora: dict, seed: int) -> PeftModel:
+    """A fresh LoRA adapter on `base`; its B matrices are zero, so the policy still equals the base.
+
+    lora: rank, alpha, dropout, target_modules. The seed is set before the adapter is made: TRL and transformers set it
+    only afterwards, and all seeds would then start from one initialisation.
+    """
+    from peft import LoraConfig, get_peft_model
+    from transformers import set_seed
+
+    set_seed(seed)
+    config = LoraConfig(
+        r=lora["rank"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=lora["target_modules"],
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(base, config)
+
+
+def load_adapter(base: PreTrainedModel, folder: str | Path, card: dict, trainable: bool = False) -> PeftModel:
+    """The adapter in `folder` on `base`. UserError if it was trained on another base than model.json describes."""
+    from peft import PeftModel
+
+    made_on = read_json(Path(folder) / "arm.json")["model_sha256"]
+    if made_on != card["sha256"]:
+        raise UserError(
+            f"{folder}: this adapter was trained on the base model {made_on[:12]}, not on {card['sha256'][:12]}; "
+            "delete the run's folder and run the same command again"
+        )
+    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+
+
+def save_adapter(model: PeftModel, folder: str | Path, identity: dict) -> None:
+    """Write adapter_model.safetensors, adapter_config.json and arm.json (`identity`: model_sha256, arm, seed, ...)."""
+    folder = Path(folder)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    model.save_pretrained(str(temporary), safe_serialization=True)
+    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's model card names the absolute path of the base
+    config = read_json(temporary / "adapter_config.json")
+    config["base_model_name_or_path"] = None
+    if isinstance(config["target_modules"], list):  # PEFT writes a set, in an order that changes from run to run
+        config["target_modules"] = sorted(config["target_modules"])
+    write_json(temporary / "adapter_config.json", config)
+    write_json(temporary / "arm.json", identity)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.replace(folder)
+
+
+def prepare_training(model: PeftModel, gradient_checkpointing: bool) -> None:
+    """What must be alike in all arms before a Trainer gets the model.
+
+    TRL prepares a model (input gradients, k-bit casts) only if it also gets a peft_config, which would merge an SFT
+    adapter; so it is done here, for all arms: with gradient checkpointing the inputs must require gradients.
+    """
+    if gradient_checkpointing:
+        model.enable_input_require_grads()
+    model.train()
+
+
+def trainable_facts(model: PeftModel) -> dict:
+    """What training will really touch: counts and dtypes of trainable and frozen parameters, dropout in effect."""
+    import torch
+
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    frozen = [p for p in model.parameters() if not p.requires_grad]
+    dropouts = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+    return {
+        "trainable_parameters": sum(p.numel() for p in trainable),
+        "trainable_dtypes": sorted({str(p.dtype) for p in trainable}),
+        "frozen_dtypes": sorted({str(p.dtype) for p in frozen}),
+        "dropout": max(dropouts, default=0.0),
+    }
+
+
+def trainable_digest(model: PeftModel) -> str:
+    """sha256 over the names and bytes of all trainable parameters: tells whether training moved anything."""
+    import hashlib
+
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if parameter.requires_grad:
+            digest.update(name.encode())
+            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,189 @@
+"""Score one run of one arm: IFEval pass rate, preference accuracy and log-probability margin, in the score contract.
+
+    python scripts/grade.py --job '{"rule": "grade", "settings": {}}' --lock envs/grade.yaml --manifest M.json \
+        --prompts config/data/heldout_prompts.jsonl --generations G.parquet --pair-logps L.parquet \
+        --arm sft --train-seed 1 --pref-acc A.parquet --pass-rate B.parquet --logp-margin C.parquet
+
+Generations: prompt_id, sample_idx, text, n_tokens, status. Pair log-probabilities (sums over the answer's tokens):
+pair_id, chosen_logp, chosen_tokens, rejected_logp, rejected_tokens.
+
+Each output has one row for each (prompt, sample), sorted: arm, train_seed, prompt_id, sample_idx, value, status,
+gen_sha256. A generation that is empty, or was cut before it ended, is the model's failure: its value is null and its
+status says why; the statistics count it at the worst bound. Equal inputs give equal bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections import Counter
+from pathlib import Path
+
+from arms.files import UserError, atomic_path, exit_with_message, read_jsonl, sha256_bytes
+from arms.grading import check_instructions, follows
+from arms.manifest import Job, add_job_arguments
+
+ARMS = ("base", "sft", "sft_dpo", "dpo_only")
+STATUSES = ("ok", "empty", "truncated")
+
+
+def main() -> None:
+    """Check everything that can be checked, then grade, then write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_job_arguments(parser)
+    parser.add_argument("--prompts", required=True, help="held-out prompts with IFEval instructions (JSON Lines)")
+    parser.add_argument("--generations", required=True, help="answers to them (parquet)")
+    parser.add_argument("--pair-logps", required=True, help="log-probabilities of the held-out pairs (parquet)")
+    parser.add_argument("--arm", required=True, choices=ARMS)
+    parser.add_argument("--train-seed", required=True, type=int, help="-1 for base, which is not trained")
+    for metric in ("pref-acc", "pass-rate", "logp-margin"):
+        parser.add_argument(f"--{metric}", required=True, metavar="PARQUET", help=f"scores of metric {metric}")
+    args = parser.parse_args()
+    job = Job(args)
+    if (args.train_seed == -1) != (args.arm == "base"):
+        raise UserError(f"--train-seed {args.train_seed} with --arm {args.arm}: -1 belongs to base, and only to base")
+
+    prompts = read_prompts(args.prompts)
+    generations = read_generations(args.generations, prompts, args.prompts)
+    pairs = read_pairs(args.pair_logps)
+
+    passed = [(g["prompt_id"], g["sample_idx"], *grade(prompts[g["prompt_id"]], g)) for g in generations]
+    preferred = [(p["pair_id"], 0, float(p["chosen_logp"] > p["rejected_logp"]), "ok", None) for p in pairs]
+    margins = [(p["pair_id"], 0, margin(p), "ok", None) for p in pairs]
+    for target, rows in ((args.pass_rate, passed), (args.pref_acc, preferred), (args.logp_margin, margins)):
+        write_scores(target, args.arm, args.train_seed, rows)
+
+    statuses = Counter(row[3] for row in passed)
+    rate = sum(row[2] or 0.0 for row in passed) / len(passed)
+    accuracy = sum(row[2] for row in preferred) / len(preferred)
+    job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({dict(sorted(statuses.items()))})")
+    job.say(f"preference accuracy {accuracy:.3f} of {len(pairs)} pairs")
+    job.finish(
+        inputs={"prompts": args.prompts, "generations": args.generations, "pair_logps": args.pair_logps},
+        outputs={"pref_acc": args.pref_acc, "pass_rate": args.pass_rate, "logp_margin": args.logp_margin},
+        pass_rate=rate,
+        preference_accuracy=accuracy,
+        statuses=dict(statuses),
+    )
+
+
+def read_prompts(path: str) -> dict[str, dict]:
+    """Prompt id -> row; UserError for a repeated id and for instructions that cannot be graded."""
+    columns = {"id": str, "prompt": str, "category": str, "instruction_id_list": list, "kwargs": list}
+    rows = read_jsonl(path, columns)
+    check_instructions(rows, path)
+    prompts: dict[str, dict] = {}
+    for row in rows:
+        if row["id"] in prompts:
+            raise UserError(
+                f"{path}, line {row['_row']}: id {row['id']!r} is also in line {prompts[row['id']]['_row']}; "
+                "give each prompt its own id"
+            )
+        prompts[row["id"]] = row
+    return prompts
+
+
+def read_table(path: str, columns: tuple[str, ...]) -> list[dict]:
+    """Rows of a parquet file that has at least `columns`; UserError otherwise."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file; the rule before this one makes it")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a parquet file ({error}); delete it and run Snakemake again") from None
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise UserError(f"{path}: no column {missing[0]!r} (found: {', '.join(table.column_names)})")
+    if not table.num_rows:
+        raise UserError(f"{path}: the table has no rows; delete it and run Snakemake again")
+    return table.to_pylist()
+
+
+def read_generations(path: str, prompts: dict[str, dict], prompts_path: str) -> list[dict]:
+    """Generations sorted by (prompt_id, sample_idx): each prompt with samples 0..K-1, no other prompt."""
+    rows = read_table(path, ("prompt_id", "sample_idx", "text", "n_tokens", "status"))
+    again = "delete it and run Snakemake again, so that it is generated from these prompts"
+    found = Counter((row["prompt_id"], row["sample_idx"]) for row in rows)
+    for row in rows:
+        if row["prompt_id"] not in prompts:
+            raise UserError(f"{path}: prompt_id {row['prompt_id']!r} is not in {prompts_path}; {again}")
+        if row["status"] not in STATUSES:
+            raise UserError(
+                f"{path}: prompt_id {row['prompt_id']!r} has status {row['status']!r}, expected one of "
+                f"{', '.join(STATUSES)}; {again}"
+            )
+    samples = 1 + max(row["sample_idx"] for row in rows)
+    for name in prompts:
+        for sample in range(samples):
+            if found[name, sample] != 1:
+                what = "no" if not found[name, sample] else f"{found[name, sample]} times the"
+                raise UserError(f"{path}: {what} answer to prompt_id {name!r}, sample_idx {sample}; {again}")
+    return sorted(rows, key=lambda row: (row["prompt_id"], row["sample_idx"]))
+
+
+def read_pairs(path: str) -> list[dict]:
+    """Pair log-probabilities sorted by pair_id; UserError for a repeated pair and for values no model can give."""
+    columns = ("chosen_logp", "chosen_tokens", "rejected_logp", "rejected_tokens")
+    rows = read_table(path, ("pair_id", *columns))
+    for name, times in Counter(row["pair_id"] for row in rows).items():
+        if times > 1:
+            raise UserError(f"{path}: pair_id {name!r} is there {times} times; give each pair its own id")
+    for row in rows:
+        for column in columns:
+            value = row[column]
+            if value is None or not math.isfinite(value) or (column.endswith("tokens") and value < 1):
+                raise UserError(
+                    f"{path}: pair_id {row['pair_id']!r} has {column} = {value}; "
+                    "has its training diverged? lower the learning rate of that arm"
+                )
+    return sorted(rows, key=lambda row: row["pair_id"])
+
+
+def grade(prompt: dict, generation: dict) -> tuple[float | None, str, str]:
+    """(value, status, gen_sha256) of one generation: 1.0 if it follows every instruction of its prompt, else 0.0.
+
+    Only a whole answer is graded. One that ran into the token limit could pass ("no commas") by never being finished.
+    """
+    text = generation["text"] or ""
+    status = generation["status"] if text.strip() or generation["status"] == "truncated" else "empty"
+    value = float(follows(prompt, text)) if status == "ok" else None
+    return value, status, sha256_bytes(text.encode("utf-8"))
+
+
+def margin(pair: dict) -> float:
+    """Difference of the mean log-probability per token, chosen minus rejected, in nats."""
+    return pair["chosen_logp"] / pair["chosen_tokens"] - pair["rejected_logp"] / pair["rejected_tokens"]
+
+
+def write_scores(target: str, arm: str, train_seed: int, rows: list[tuple]) -> None:
+    """Write (prompt_id, sample_idx, value, status, gen_sha256) rows, sorted by their key, as one score table."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    ids, samples, values, statuses, hashes = zip(*rows, strict=True)
+
+    def category(names: tuple[str, ...], index: pa.DataType) -> pa.DictionaryArray:
+        levels = sorted(set(names))
+        place = {name: number for number, name in enumerate(levels)}
+        return pa.DictionaryArray.from_arrays(pa.array([place[name] for name in names], index), pa.array(levels))
+
+    columns = {
+        "arm": (category((arm,) * len(rows), pa.int8()), False),
+        "train_seed": (pa.array([train_seed] * len(rows), pa.int32()), False),
+        "prompt_id": (category(ids, pa.int32()), False),
+        "sample_idx": (pa.array(samples, pa.int16()), False),
+        "value": (pa.array(values, pa.float64()), True),
+        "status": (category(statuses, pa.int8()), False),
+        "gen_sha256": (pa.array(hashes, pa.string()), True),
+    }
+    schema = pa.schema([pa.field(name, array.type, nullable) for name, (array, nullable) in columns.items()])
+    table = pa.Table.from_arrays([array for array, _ in columns.values()], schema=schema)
+    with atomic_path(target) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

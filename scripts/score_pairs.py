@@ -1,0 +1,90 @@
+"""Rule score_pairs: log-probabilities of chosen and rejected completions under one policy.
+
+On the training pairs the result is a reference table; on the held-out pairs it is what an arm is judged by.
+
+    python scripts/score_pairs.py --job '{"rule": "score_pairs", "wildcards": {...}, "settings": {...}}' \
+        --model results/demo/model/weights --adapter results/demo/sft-seed1/adapter \
+        --tokens results/demo/tokens/train_pairs.parquet \
+        --output results/demo/sft-seed1/train_logps.parquet --manifest ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+from arms.files import exit_with_message, sha256_file
+from arms.manifest import Job, add_job_arguments
+
+
+def main() -> None:
+    """Score all pairs in file order, in batches of one size, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_job_arguments(parser)
+    parser.add_argument("--model", required=True, help="weights folder of the base model")
+    parser.add_argument("--adapter", help="adapter folder of the policy; without it the base is scored")
+    parser.add_argument("--tokens", required=True, help="token ids of the pairs")
+    parser.add_argument("--output", required=True, help="the table, parquet")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    args = parser.parse_args()
+    job = Job(args)
+
+    import torch
+
+    from arms import models
+    from arms.logps import check_forward, pair_batch, pair_logps
+    from arms.tables import write_table
+    from arms.tokens import load_tokenizer, read_card, read_tokens
+
+    models.set_threads(args.threads)
+    card = read_card(args.model)
+    tokenizer = load_tokenizer(args.model, card)
+    dtype = models.compute_dtype(job.settings["precision"])
+    policy = models.load_base(args.model, card, job.settings["precision"])
+    forking = check_forward(policy, dtype)
+    if args.adapter:
+        policy = models.load_adapter(policy, args.adapter, card)
+    policy.eval()
+    device = next(policy.parameters()).device
+
+    pairs, size = read_tokens(args.tokens), job.settings["batch_size"]
+    rows, said = [], time.monotonic()
+    for start in range(0, len(pairs), size):
+        batch = pairs[start : start + size]
+        tensors = pair_batch(batch, tokenizer.pad_token_id, forking)
+        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+        with torch.no_grad():
+            scores = [values.tolist() for values in pair_logps(policy, tensors, forking, dtype)]
+        for pair, chosen, rejected, chosen_tokens, rejected_tokens in zip(batch, *scores, strict=True):
+            rows.append(
+                {
+                    "pair_id": pair["id"],
+                    "chosen_logp": chosen,
+                    "chosen_tokens": chosen_tokens,
+                    "rejected_logp": rejected,
+                    "rejected_tokens": rejected_tokens,
+                }
+            )
+        if time.monotonic() - said > 10:
+            said = time.monotonic()
+            job.say(f"{len(rows)}/{len(pairs)} pairs")
+    accuracy = sum(row["chosen_logp"] > row["rejected_logp"] for row in rows) / len(rows)
+    made_from = {
+        "model_sha256": card["sha256"],
+        "adapter_sha256": sha256_file(f"{args.adapter}/{models.ADAPTER}") if args.adapter else None,
+        "tokens_sha256": sha256_file(args.tokens),
+        "precision": job.settings["precision"],
+    }
+    write_table(args.output, rows, made_from)
+    job.say(f"done: {len(rows)} pairs, chosen more likely than rejected in {accuracy:.1%}")
+    job.finish(
+        inputs={"tokens": args.tokens, "adapter": args.adapter},
+        outputs={"table": args.output},
+        pairs=len(rows),
+        preference_accuracy=accuracy,
+        **made_from,
+    )
+
+
+if __name__ == "__main__":
+    exit_with_message(main)
