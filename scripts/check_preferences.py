@@ -1,8 +1,9 @@
 """Check the preference pairs and the held-out data, describe them, and list the held-out prompts for the statistics.
 
-python scripts/check_preferences.py --pairs config/data/pairs.jsonl --heldout-pairs config/data/heldout_pairs.jsonl \
-    --heldout-prompts config/data/heldout_prompts.jsonl --audit results/data/preferences.audit.json \
-    --prompts results/eval/prompts.parquet --manifest results/data/preferences.manifest.json --lock envs/stats.yaml \
+python scripts/check_preferences.py --pairs config/data/preferences.jsonl \
+    --heldout-pairs config/data/heldout_preferences.jsonl --heldout-prompts config/data/heldout_prompts.jsonl \
+    --audit results/data/preferences.audit.json --prompts results/data/prompts.parquet \
+    --manifest results/data/preferences.manifest.json --lock envs/stats.yaml \
     --job '{"rule": "check_preferences", "settings": {}}'
 
 Bad rows and held-out prompts that are also trained on end it with one message; nothing is repaired or dropped.

@@ -1,6 +1,6 @@
 """Check the rows of supervised fine-tuning before anything is trained on them, and describe them.
 
-python scripts/check_sft.py --sft config/data/sft.jsonl --heldout-pairs config/data/heldout_pairs.jsonl \
+python scripts/check_sft.py --sft config/data/sft.jsonl --heldout-pairs config/data/heldout_preferences.jsonl \
     --heldout-prompts config/data/heldout_prompts.jsonl --audit results/data/sft.audit.json \
     --manifest results/data/sft.manifest.json --lock envs/stats.yaml --job '{"rule": "check_sft", "settings": {}}'
 

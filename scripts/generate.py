@@ -1,7 +1,7 @@
 """Rule generate: answers of one policy to the held-out prompts.
 
     python scripts/generate.py --job '{"rule": "generate", "wildcards": {"run": "sft-seed1"}, "settings": {...}}' \
-        --model results/demo/model/weights --adapter results/demo/sft-seed1/adapter \
+        --model results/demo/model/model.json --adapter results/demo/sft-seed1/adapter/arm.json \
         --tokens results/demo/tokens/heldout_prompts.parquet \
         --output results/demo/sft-seed1/generations.parquet --manifest ...
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from arms.files import atomic_path, exit_with_message, sha256_file
+from arms.files import atomic_path, exit_with_message
 from arms.manifest import Job, add_job_arguments
 
 
@@ -19,8 +19,8 @@ def main() -> None:
     """Generate in batches of prompts of similar length and write one row a sample."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
-    parser.add_argument("--model", required=True, help="weights folder of the base model")
-    parser.add_argument("--adapter", help="adapter folder of the policy; without it the base answers")
+    parser.add_argument("--model", required=True, help="model.json of the base model")
+    parser.add_argument("--adapter", help="arm.json of the policy; without it the base answers")
     parser.add_argument("--tokens", required=True, help="token ids of the prompts")
     parser.add_argument("--output", required=True, help="the answers, parquet")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -32,16 +32,16 @@ def main() -> None:
     from transformers import GenerationConfig, set_seed
 
     from arms import models
-    from arms.tokens import load_tokenizer, read_card, read_tokens
+    from arms.tokens import load_tokenizer, read_tokens
 
     models.set_threads(args.threads)
     settings = job.settings["generation"]
-    card = read_card(args.model)
-    tokenizer = load_tokenizer(args.model, card)
+    tokenizer = load_tokenizer(args.model)
     dtype = models.compute_dtype(job.settings["precision"])
-    policy = models.load_base(args.model, card, job.settings["precision"])
+    policy, card = models.load_base(args.model, job.settings["precision"])
     if args.adapter:
-        policy = models.load_adapter(policy, args.adapter, card)
+        identity = models.read_arm(args.adapter, card)
+        policy = models.load_adapter(policy, args.adapter)
     policy.eval()
     device = next(policy.parameters()).device
     sampled = settings["temperature"] > 0
@@ -88,7 +88,7 @@ def main() -> None:
         answers=len(frame),
         status=status,
         model_sha256=card["sha256"],
-        adapter_sha256=sha256_file(f"{args.adapter}/{models.ADAPTER}") if args.adapter else None,
+        adapter_sha256=identity["adapter_sha256"] if args.adapter else None,
     )
 
 

@@ -1,18 +1,18 @@
 """Make the demo's data: sample the model, grade each answer with IFEval's checkers, pair a pass with a fail.
 
     .envs/train/bin/python scripts/make_data.py --model MODEL --grade-python .envs/grade/bin/python \
-        --work /tmp/data-work --output config/data
+        --work ../data-work --output config/data
 
 MODEL is the Hugging Face directory that rule fetch_model makes (results/model). The program samples in the `train`
 environment and grades in the `grade` environment (they cannot be one). It takes about half an hour on two cores, is
 seeded, and keeps each finished round under --work, so that it can be stopped and started again; delete --work to start
 over. No rule calls it: the files it made are part of the repository, and config/data/README.md describes them.
 
-How a pair comes about. Let the model answer a prompt. Cut the answer at a word in the second half of the part before
-its fate is decided (before the first comma, before the word limit, ...), sample continuations from there, grade them
-all, and take the passing and the failing answer with the longest common prefix. So the two differ late, and what they
-differ in is what the checker looks at: pairs that differ in the first token mostly teach the model to say neither
-(likelihood displacement, Razin et al. 2024, https://arxiv.org/abs/2410.08847).
+How a pair comes about. Let the model answer a prompt several times. If that gives no pair, cut an answer at a word in
+the second half of the part before its fate is decided (before the first comma, before the word limit, ...) and sample
+continuations from there. Grade them all, and take the passing and the failing answer with the longest common prefix.
+So the two differ late, and what they differ in is what the checker looks at: pairs that differ in the first token
+mostly teach the model to say neither (likelihood displacement, Razin et al. 2024, https://arxiv.org/abs/2410.08847).
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SEED = 20261122
 SYSTEM = "Follow the instruction exactly."
 END_OF_TURN, PAD = "<|im_end|>", 0
 MAX_TOKENS = 48  # a completion with its end-of-turn token; rows stay short, so that the demo stays quick
-TEMPERATURE = 0.9
-BATCH = 72
-BRANCHES = 3  # continuations sampled from each cut
+TEMPERATURE, TOP_K = 0.8, 40
+BATCH = 80
+COPIES = 5  # answers sampled from each context, which is read only once
 MIN_COMMON_TOKENS = 3
-ROUNDS = 3  # each round samples only the prompts that still lack what they are for
-HELD_OUT_TOPICS, HELD_OUT_PROMPTS = 30, 20  # topics kept from training; prompts in each category
+ROUNDS = 4
+HELD_OUT_TOPICS, HELD_OUT_PROMPTS = 30, 20  # topics kept from training; prompts a category
 QUOTA = {"sft": 34, "pairs": 34, "heldout": 20}  # rows wanted in each category
 # Words of an answer that talks about the instruction instead of following it.
 META = re.compile(r"\b(sentences?|words?|phrase|exact|example|help you|ready to help|rephrased|version)\b", re.I)
@@ -167,7 +167,7 @@ class Sampler:
 
         if not folder.is_dir():
             raise UserError(f"--model {folder}: no such directory; let Snakemake make it: `snakemake results/model`")
-        torch.set_num_threads(1)
+        torch.set_num_threads(2)
         self.torch = torch
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
         self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
@@ -220,7 +220,9 @@ class Sampler:
             if noise is None:
                 chosen = logits.argmax(-1)
             else:
-                chosen = torch.multinomial((logits / TEMPERATURE).softmax(-1), 1, generator=noise)[:, 0]
+                best, tokens = logits.topk(TOP_K)
+                drawn = torch.multinomial((best / TEMPERATURE).softmax(-1), 1, generator=noise)
+                chosen = tokens.gather(1, drawn)[:, 0]
             for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
                 answers[row].append(token)
             keep = (chosen != self.end).nonzero()[:, 0]
@@ -269,25 +271,28 @@ def grade(rows: list[dict], python: Path) -> list[bool]:
 
 
 def sample_rounds(sampler: Sampler, prompts: list[dict], work: Path, python: Path) -> dict[str, list[dict]]:
-    """Prompt -> usable graded answers {"text", "ids", "passes"}. Each round is kept under `work`."""
+    """Prompt -> usable graded answers {"text", "ids", "passes"}. Each round is kept under `work`.
+
+    Even rounds answer afresh, odd rounds branch from the answers there are; each serves only what is still open.
+    """
     answers: dict[str, list[dict]] = {row["prompt"]: [] for row in prompts}
     for number in range(ROUNDS):
         kept = work / f"round-{number}.json"
         if not kept.is_file():
-            done = Counter((row["use"], row["category"]) for row in prompts if served(row, answers[row["prompt"]]))
+            done = count_served(prompts, answers)
             still_open = [
                 row
                 for row in prompts
                 if not served(row, answers[row["prompt"]]) and done[row["use"], row["category"]] < QUOTA[row["use"]]
             ]
-            say(f"round {number + 1} of {ROUNDS}: {len(still_open)} prompts")
-            new = sample_round(sampler, still_open, SEED + 100_000 * number)
-            for row, passes in zip(new, grade(new, python), strict=True):
-                row["passes"] = passes
-            write_json(kept, {"answers": [{k: row[k] for k in ("prompt", "text", "ids", "passes")} for row in new]})
+            seed = SEED + 100_000 * number
+            new = branch(sampler, still_open, answers, seed) if number % 2 else answer(sampler, still_open, seed)
+            graded = zip(new, grade(new, python), strict=True)
+            found = [{**{key: row[key] for key in ("prompt", "text", "ids")}, "passes": good} for row, good in graded]
+            write_json(kept, {"answers": found})
         for row in read_json(kept)["answers"]:
             answers[row["prompt"]].append(row)
-        done = Counter((row["use"], row["category"]) for row in prompts if served(row, answers[row["prompt"]]))
+        done = count_served(prompts, answers)
         say(f"round {number + 1} served " + ", ".join(f"{use} {name} {n}" for (use, name), n in sorted(done.items())))
     return answers
 
@@ -299,22 +304,37 @@ def served(row: dict, answers: list[dict]) -> bool:
     return best_pair(answers) is not None
 
 
-def sample_round(sampler: Sampler, prompts: list[dict], seed: int) -> list[dict]:
-    """One answer to each prompt and, for the prompts of pairs, BRANCHES continuations from a cut of it."""
+def count_served(prompts: list[dict], answers: dict[str, list[dict]]) -> Counter:
+    """(use, category) -> number of prompts served."""
+    return Counter((row["use"], row["category"]) for row in prompts if served(row, answers[row["prompt"]]))
+
+
+def answer(sampler: Sampler, prompts: list[dict], seed: int) -> list[dict]:
+    """COPIES fresh answers to each prompt, those that are usable."""
+    say(f"{len(prompts)} prompts, {COPIES} answers each")
+    # Neighbours of equal length waste no time on padding.
+    prompts = sorted(prompts, key=lambda row: len(sampler.context(row["prompt"])))
+    found = sampler.generate([sampler.context(row["prompt"]) for row in prompts], MAX_TOKENS, seed, COPIES)
+    return keep_usable(sampler, [(prompts[n // COPIES], ids) for n, ids in enumerate(found)])
+
+
+def branch(sampler: Sampler, prompts: list[dict], answers: dict[str, list[dict]], seed: int) -> list[dict]:
+    """COPIES continuations from a cut of one answer to each prompt, those that are usable."""
     rng = random.Random(seed)  # noqa: S311
-    first = sampler.generate([sampler.context(row["prompt"]) for row in prompts], MAX_TOKENS, seed)
-    found = [(row, ids) for row, ids in zip(prompts, first, strict=True)]
     cuts = []
-    for row, ids in found:
-        if row["use"] != "sft" and usable(sampler, row, ids):
-            cut = cut_point(sampler, row, ids, rng)
-            if cut >= MIN_COMMON_TOKENS:
-                cuts.append((row, ids[:cut]))
-    # Longest prefix first: neighbours in a batch then have few tokens left to sample.
-    cuts.sort(key=lambda item: -len(item[1]))
+    for row in (row for row in prompts if row["use"] != "sft" and answers[row["prompt"]]):
+        ids = rng.choice(answers[row["prompt"]])["ids"]
+        cut = cut_point(sampler, row, ids, rng)
+        if cut >= MIN_COMMON_TOKENS:
+            cuts.append((row, ids[:cut]))
+    say(f"{len(cuts)} cuts, {COPIES} continuations each")
     contexts = [sampler.context(row["prompt"]) + ids for row, ids in cuts]
-    rest = sampler.generate(contexts, MAX_TOKENS * 2 // 3, seed + 50_000, BRANCHES)
-    found += [(row, prefix + ids) for n, (row, prefix) in enumerate(cuts) for ids in rest[n * BRANCHES :][:BRANCHES]]
+    found = sampler.generate(contexts, MAX_TOKENS * 2 // 3, seed, COPIES)
+    return keep_usable(sampler, [(cuts[n // COPIES][0], cuts[n // COPIES][1] + ids) for n, ids in enumerate(found)])
+
+
+def keep_usable(sampler: Sampler, found: list[tuple[dict, list[int]]]) -> list[dict]:
+    """Prompt rows with the text and token ids of their usable answers."""
     return [{**row, "text": sampler.text(ids), "ids": ids} for row, ids in found if usable(sampler, row, ids)]
 
 
@@ -396,22 +416,27 @@ def assemble(
 ) -> dict[str, list[dict]]:
     """The rows of the four files, categories interleaved so that the first rows of a file are balanced too.
 
-    Held-out prompts are the first topics of a shuffled list, never chosen by how the model did on them.
+    Of the training prompts those that gave a pair go to the pairs, and of the others those with a passing answer to
+    SFT. Held-out prompts are the first topics of a shuffled list, never chosen by how the model did on them.
     """
-    rows: dict[str, list[dict]] = {use: [] for use in (*QUOTA, "prompts")}
+    rows: dict[str, list] = {use: [] for use in (*QUOTA, "prompts")}
     for category in CATEGORIES:
-        for use, quota in QUOTA.items():
-            mine = [row for row in prompts if (row["category"], row["use"]) == (category, use)]
+        mine = [row for row in prompts if row["category"] == category]
+        asked = [row for row in mine if row["use"] == "heldout"]
+        columns = ("prompt", "category", "instruction_id_list", "kwargs")
+        rows["prompts"] += enumerate({key: row[key] for key in columns} for row in asked[:HELD_OUT_PROMPTS])
+        free = [row for row in mine if row["use"] != "heldout"]
+        for use in ("heldout", "pairs", "sft"):
+            pool = asked if use == "heldout" else free
             make = completion_row if use == "sft" else pair_row
-            made = [found for row in mine if (found := make(row, answers[row["prompt"]]))]
+            made = [found for row in pool if (found := make(row, answers[row["prompt"]]))][: QUOTA[use]]
             if category == "end_phrase":
                 have = {row["prompt"] for row in made}
-                lacking = [row for row in mine if row["prompt"] not in have]
-                made += templates(sampler, lacking, answers, use, quota - len(made), python)
-            rows[use] += enumerate(made[:quota])
-            if use == "heldout":
-                columns = ("prompt", "category", "instruction_id_list", "kwargs")
-                rows["prompts"] += enumerate({key: row[key] for key in columns} for row in mine[:HELD_OUT_PROMPTS])
+                lacking = [row for row in pool if row["prompt"] not in have]
+                made += templates(sampler, lacking, answers, use, QUOTA[use] - len(made), python)
+            rows[use] += enumerate(made)
+            taken = {row["prompt"] for row in made}  # a prompt that became a pair is no row of sft.jsonl
+            free = [row for row in free if row["prompt"] not in taken]
 
     files = {"sft.jsonl": "sft", "preferences.jsonl": "pairs"}
     files |= {"heldout_preferences.jsonl": "heldout", "heldout_prompts.jsonl": "prompts"}

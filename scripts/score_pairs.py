@@ -3,7 +3,7 @@
 On the training pairs the result is a reference table; on the held-out pairs it is what an arm is judged by.
 
     python scripts/score_pairs.py --job '{"rule": "score_pairs", "wildcards": {...}, "settings": {...}}' \
-        --model results/demo/model/weights --adapter results/demo/sft-seed1/adapter \
+        --model results/demo/model/model.json --adapter results/demo/sft-seed1/adapter/arm.json \
         --tokens results/demo/tokens/train_pairs.parquet \
         --output results/demo/sft-seed1/train_logps.parquet --manifest ...
 """
@@ -21,8 +21,8 @@ def main() -> None:
     """Score all pairs in file order, in batches of one size, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
-    parser.add_argument("--model", required=True, help="weights folder of the base model")
-    parser.add_argument("--adapter", help="adapter folder of the policy; without it the base is scored")
+    parser.add_argument("--model", required=True, help="model.json of the base model")
+    parser.add_argument("--adapter", help="arm.json of the policy; without it the base is scored")
     parser.add_argument("--tokens", required=True, help="token ids of the pairs")
     parser.add_argument("--output", required=True, help="the table, parquet")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -34,16 +34,16 @@ def main() -> None:
     from arms import models
     from arms.logps import check_forward, pair_batch, pair_logps
     from arms.tables import write_table
-    from arms.tokens import load_tokenizer, read_card, read_tokens
+    from arms.tokens import load_tokenizer, read_tokens
 
     models.set_threads(args.threads)
-    card = read_card(args.model)
-    tokenizer = load_tokenizer(args.model, card)
+    tokenizer = load_tokenizer(args.model)
     dtype = models.compute_dtype(job.settings["precision"])
-    policy = models.load_base(args.model, card, job.settings["precision"])
+    policy, card = models.load_base(args.model, job.settings["precision"])
     forking = check_forward(policy, dtype)
     if args.adapter:
-        policy = models.load_adapter(policy, args.adapter, card)
+        identity = models.read_arm(args.adapter, card)
+        policy = models.load_adapter(policy, args.adapter)
     policy.eval()
     device = next(policy.parameters()).device
 
@@ -71,7 +71,7 @@ def main() -> None:
     accuracy = sum(row["chosen_logp"] > row["rejected_logp"] for row in rows) / len(rows)
     made_from = {
         "model_sha256": card["sha256"],
-        "adapter_sha256": sha256_file(f"{args.adapter}/{models.ADAPTER}") if args.adapter else None,
+        "adapter_sha256": identity["adapter_sha256"] if args.adapter else None,
         "tokens_sha256": sha256_file(args.tokens),
         "precision": job.settings["precision"],
     }

@@ -1,7 +1,7 @@
 """Rule tokenize_data: turn one audited data set into token ids, once, for every arm.
 
     python scripts/tokenize_data.py --job '{"rule": "tokenize_data", "wildcards": {...}, "settings": {...}}' \
-        --model results/demo/model/weights --data config/data/sft.jsonl --kind sft \
+        --model results/demo/model/model.json --data config/data/sft.jsonl --kind sft \
         --output results/demo/tokens/sft.parquet --audit results/demo/tokens/sft.audit.json --manifest ...
 """
 
@@ -11,14 +11,14 @@ import argparse
 
 from arms.files import atomic_path, exit_with_message, read_jsonl, write_json
 from arms.manifest import Job, add_job_arguments
-from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer, read_card
+from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer
 
 
 def main() -> None:
     """Read rows, tokenise them, write ids and an audit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
-    parser.add_argument("--model", required=True, help="weights folder of the base model (only its tokenizer is read)")
+    parser.add_argument("--model", required=True, help="model.json of the base model (only its tokenizer is read)")
     parser.add_argument("--data", required=True, help="JSON Lines file")
     parser.add_argument("--kind", required=True, choices=sorted(COMPLETIONS), help="which columns the rows have")
     parser.add_argument("--output", required=True, help="token ids, parquet")
@@ -29,7 +29,7 @@ def main() -> None:
     import pandas
 
     columns = dict.fromkeys(["id", "category", "prompt", *COMPLETIONS[args.kind]], str)
-    tokenizer = load_tokenizer(args.model, read_card(args.model))
+    tokenizer = load_tokenizer(args.model)
     rows, audit = encode_rows(read_jsonl(args.data, columns), args.kind, tokenizer, job.settings, args.data)
     with atomic_path(args.output) as temporary:
         pandas.DataFrame(rows).to_parquet(temporary, index=False)

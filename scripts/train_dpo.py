@@ -4,16 +4,16 @@ The arm sft_dpo goes on training the SFT adapter of its seed (reference: that ad
 adapter on the base (reference: the base's table). Nothing else differs between the two.
 
     python scripts/train_dpo.py --job '{"rule": "train_dpo", "wildcards": {"arm": "sft_dpo", "seed": "1"}, ...}' \
-        --model results/demo/model/weights --start results/demo/sft-seed1/adapter \
+        --model results/demo/model/model.json --start results/demo/sft-seed1/adapter/arm.json \
         --tokens results/demo/tokens/train_pairs.parquet --reference results/demo/sft-seed1/train_logps.parquet \
-        --adapter results/demo/sft_dpo-seed1/adapter --curves ... --observed ... --manifest ...
+        --adapter results/demo/sft_dpo-seed1/adapter/arm.json --curves ... --observed ... --manifest ...
 """
 
 from __future__ import annotations
 
 import argparse
 
-from arms.files import exit_with_message, sha256_file, write_json
+from arms.files import exit_with_message, read_json, sha256_file, write_json
 from arms.manifest import Job, add_job_arguments
 
 
@@ -21,11 +21,11 @@ def main() -> None:
     """Check the reference, pass the step-0 gate, train, check that the policy moved, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
-    parser.add_argument("--model", required=True, help="weights folder of the base model")
-    parser.add_argument("--start", help="adapter folder that training starts from; without it a fresh adapter")
+    parser.add_argument("--model", required=True, help="model.json of the base model")
+    parser.add_argument("--start", help="arm.json of the adapter to start from; without it a fresh one")
     parser.add_argument("--tokens", required=True, help="token ids of the training pairs")
     parser.add_argument("--reference", required=True, help="reference table of these pairs (rule score_pairs)")
-    parser.add_argument("--adapter", required=True, help="output folder of the adapter")
+    parser.add_argument("--adapter", required=True, help="output: arm.json; the adapter goes beside it")
     parser.add_argument("--curves", required=True, help="output: one row an optimiser step")
     parser.add_argument("--observed", required=True, help="output: what training really used")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -39,19 +39,20 @@ def main() -> None:
     from arms.dpo import TableDPOTrainer, check_moved, check_step0
     from arms.logps import check_forward
     from arms.tables import read_table
-    from arms.tokens import load_tokenizer, read_card, read_tokens
+    from arms.tokens import load_tokenizer, read_tokens
     from arms.training import Curves, progress, require_finite, trainer_arguments, whole_batches
 
     models.set_threads(args.threads)
     settings, recipe = job.settings, job.settings["dpo"]
     arm, seed = job.wildcards["arm"], int(job.wildcards["seed"])
-    card = read_card(args.model)
-    tokenizer = load_tokenizer(args.model, card)
+    tokenizer = load_tokenizer(args.model)
+    card = read_json(args.model)
+    start = models.read_arm(args.start, card) if args.start else None
     tokens_sha256 = sha256_file(args.tokens)
     pairs = read_tokens(args.tokens)
     origin = {
         "model_sha256": card["sha256"],
-        "adapter_sha256": sha256_file(f"{args.start}/{models.ADAPTER}") if args.start else None,
+        "adapter_sha256": start["adapter_sha256"] if start else None,
         "tokens_sha256": tokens_sha256,
         "precision": settings["precision"],
     }
@@ -64,13 +65,13 @@ def main() -> None:
 
     job.say("loading the base model")
     dtype = models.compute_dtype(settings["precision"])
-    base = models.load_base(args.model, card, settings["precision"])
+    base, _ = models.load_base(args.model, settings["precision"])
     forking = check_forward(base, dtype)
     if args.start:
         from transformers import set_seed
 
         set_seed(seed)
-        model = models.load_adapter(base, args.start, card, trainable=True)
+        model = models.load_adapter(base, args.start, trainable=True)
     else:
         model = models.new_adapter(base, settings["lora"], seed)
     models.prepare_training(model, recipe["gradient_checkpointing"])
@@ -102,7 +103,7 @@ def main() -> None:
     moved = check_moved(before, models.trainable_digest(model), curves)
 
     identity = {"arm": arm, "seed": seed, "model_sha256": card["sha256"], "tokens_sha256": tokens_sha256}
-    models.save_adapter(model, args.adapter, identity)
+    identity = models.save_adapter(model, args.adapter, identity)
     curves.write(args.curves, trainer.state.log_history)
     observed = {
         **identity,
@@ -111,7 +112,6 @@ def main() -> None:
         "steps": trainer.state.global_step,
         "tokens_seen": curves.tokens,
         "batch_order_sha256": curves.order.hexdigest(),
-        "adapter_sha256": sha256_file(f"{args.adapter}/{models.ADAPTER}"),
         "reference": origin,
         "step0": step0,
         **moved,

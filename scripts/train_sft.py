@@ -1,8 +1,8 @@
 """Rule train_sft: supervised fine-tuning of a fresh LoRA adapter on the base, for one seed.
 
     python scripts/train_sft.py --job '{"rule": "train_sft", "wildcards": {"seed": "1"}, "settings": {...}}' \
-        --model results/demo/model/weights --tokens results/demo/tokens/sft.parquet \
-        --adapter results/demo/sft-seed1/adapter --curves results/demo/sft-seed1/curves.parquet \
+        --model results/demo/model/model.json --tokens results/demo/tokens/sft.parquet \
+        --adapter results/demo/sft-seed1/adapter/arm.json --curves results/demo/sft-seed1/curves.parquet \
         --observed results/demo/sft-seed1/observed.json --manifest results/demo/sft-seed1/train.manifest.json
 """
 
@@ -18,9 +18,9 @@ def main() -> None:
     """Train, check that the adapter moved, and write adapter, curves and what was observed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
-    parser.add_argument("--model", required=True, help="weights folder of the base model")
+    parser.add_argument("--model", required=True, help="model.json of the base model")
     parser.add_argument("--tokens", required=True, help="token ids of the SFT rows")
-    parser.add_argument("--adapter", required=True, help="output folder of the adapter")
+    parser.add_argument("--adapter", required=True, help="output: arm.json; the adapter goes beside it")
     parser.add_argument("--curves", required=True, help="output: one row an optimiser step")
     parser.add_argument("--observed", required=True, help="output: what training really used")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
@@ -33,16 +33,15 @@ def main() -> None:
     from arms import models
     from arms.logps import check_forward
     from arms.sft import CompletionSFTTrainer, collate
-    from arms.tokens import load_tokenizer, read_card, read_tokens
+    from arms.tokens import load_tokenizer, read_tokens
     from arms.training import Curves, progress, require_finite, trainer_arguments, whole_batches
 
     models.set_threads(args.threads)
     recipe, seed = job.settings["sft"], int(job.wildcards["seed"])
-    card = read_card(args.model)
-    tokenizer = load_tokenizer(args.model, card)
+    tokenizer = load_tokenizer(args.model)
     dtype = models.compute_dtype(job.settings["precision"])
     job.say("loading the base model")
-    base = models.load_base(args.model, card, job.settings["precision"])
+    base, card = models.load_base(args.model, job.settings["precision"])
     check_forward(base, dtype)
     model = models.new_adapter(base, job.settings["lora"], seed)
     models.prepare_training(model, recipe["gradient_checkpointing"])
@@ -67,7 +66,7 @@ def main() -> None:
 
     tokens_sha256 = sha256_file(args.tokens)
     identity = {"arm": "sft", "seed": seed, "model_sha256": card["sha256"], "tokens_sha256": tokens_sha256}
-    models.save_adapter(model, args.adapter, identity)
+    identity = models.save_adapter(model, args.adapter, identity)
     curves.write(args.curves, trainer.state.log_history)
     observed = {
         **identity,
@@ -76,7 +75,6 @@ def main() -> None:
         "steps": trainer.state.global_step,
         "tokens_seen": curves.tokens,
         "batch_order_sha256": curves.order.hexdigest(),
-        "adapter_sha256": sha256_file(f"{args.adapter}/{models.ADAPTER}"),
     }
     write_json(args.observed, observed)
     job.finish(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,21 +30,21 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
-def load_base(weights: str | Path, card: dict, precision: str) -> PreTrainedModel:
-    """The frozen base model in `precision` ("fp32", "bf16", "int8", "nf4"), on the GPU if there is one.
+def load_base(model: str | Path, precision: str) -> tuple[PreTrainedModel, dict]:
+    """(the frozen base model, its card): the weights beside `model` (model.json), on the GPU if there is one.
 
-    Every file is hashed and compared with model.json first, so weights that changed under the pipeline are an error.
-    Quantized precisions need CUDA. Raises UserError.
+    precision: "fp32", "bf16", "int8" or "nf4"; quantized ones need CUDA. Every file is hashed and compared with
+    model.json first, so weights that changed under the pipeline are an error. Raises UserError.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    weights = Path(weights)
+    card, weights = read_json(model), Path(model).parent / "weights"
     for name, entry in card["files"].items():
         if not (weights / name).is_file() or sha256_file(weights / name) != entry["sha256"]:
             raise UserError(
                 f"{weights / name}: missing or changed since the rule fetch_model checked it; "
-                f"delete {weights} and run the same command again"
+                f"delete {Path(model).parent} and run the same command again"
             )
     options: dict[str, object] = {"torch_dtype": compute_dtype(precision)}
     if precision in ("int8", "nf4"):
@@ -59,7 +59,7 @@ def load_base(weights: str | Path, card: dict, precision: str) -> PreTrainedMode
             else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(
+    base = AutoModelForCausalLM.from_pretrained(
         str(weights),
         trust_remote_code=False,
         use_safetensors=True,
@@ -68,9 +68,8 @@ def load_base(weights: str | Path, card: dict, precision: str) -> PreTrainedMode
         device_map={"": device},
         **options,
     )
-    model.requires_grad_(False)
-    model.config.use_cache = False
-    return model
+    base.requires_grad_(False)
+    return base, card
 
 
 def new_adapter(base: PreTrainedModel, lora: dict, seed: int) -> PeftModel:
@@ -94,34 +93,45 @@ def new_adapter(base: PreTrainedModel, lora: dict, seed: int) -> PeftModel:
     return get_peft_model(base, config)
 
 
-def load_adapter(base: PreTrainedModel, folder: str | Path, card: dict, trainable: bool = False) -> PeftModel:
-    """The adapter in `folder` on `base`. UserError if it was trained on another base than model.json describes."""
+def read_arm(arm: str | Path, card: dict) -> dict:
+    """arm.json of an adapter, after checking it: UserError if the base is another one or the weights changed."""
+    identity, weights = read_json(arm), Path(arm).parent / ADAPTER
+    cure = f"delete {Path(arm).parent.parent} and run the same command again"
+    if identity["model_sha256"] != card["sha256"]:
+        raise UserError(
+            f"{arm}: this adapter was trained on the base model {identity['model_sha256'][:12]}, "
+            f"not on {card['sha256'][:12]}; {cure}"
+        )
+    if not weights.is_file() or sha256_file(weights) != identity["adapter_sha256"]:
+        raise UserError(f"{weights}: missing or changed since it was trained; {cure}")
+    return identity
+
+
+def load_adapter(base: PreTrainedModel, arm: str | Path, trainable: bool = False) -> PeftModel:
+    """The adapter beside `arm` (arm.json) on `base`; check it with `read_arm` first."""
     from peft import PeftModel
 
-    made_on = read_json(Path(folder) / "arm.json")["model_sha256"]
-    if made_on != card["sha256"]:
-        raise UserError(
-            f"{folder}: this adapter was trained on the base model {made_on[:12]}, not on {card['sha256'][:12]}; "
-            "delete the run's folder and run the same command again"
-        )
-    return PeftModel.from_pretrained(base, str(folder), is_trainable=trainable)
+    return PeftModel.from_pretrained(base, str(Path(arm).parent), is_trainable=trainable)
 
 
-def save_adapter(model: PeftModel, folder: str | Path, identity: dict) -> None:
-    """Write adapter_model.safetensors, adapter_config.json and arm.json (`identity`: model_sha256, arm, seed, ...)."""
-    folder = Path(folder)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(str(temporary), safe_serialization=True)
-    (temporary / "README.md").unlink(missing_ok=True)  # PEFT's model card names the absolute path of the base
-    config = read_json(temporary / "adapter_config.json")
-    config["base_model_name_or_path"] = None
-    if isinstance(config["target_modules"], list):  # PEFT writes a set, in an order that changes from run to run
-        config["target_modules"] = sorted(config["target_modules"])
-    write_json(temporary / "adapter_config.json", config)
-    write_json(temporary / "arm.json", identity)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
+def save_adapter(model: PeftModel, arm: str | Path, identity: dict) -> dict:
+    """Write adapter_model.safetensors, adapter_config.json and, last, `arm` (arm.json) into one folder.
+
+    identity: arm, seed, model_sha256, tokens_sha256. Returns it with the adapter_sha256 that it was written with.
+    """
+    folder = Path(arm).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        model.save_pretrained(temporary, safe_serialization=True)
+        config = read_json(Path(temporary) / "adapter_config.json")
+        config["base_model_name_or_path"] = None  # PEFT writes an absolute path
+        if isinstance(config["target_modules"], list):  # PEFT writes a set, in an order that changes from run to run
+            config["target_modules"] = sorted(config["target_modules"])
+        write_json(folder / "adapter_config.json", config)
+        (Path(temporary) / ADAPTER).replace(folder / ADAPTER)
+    identity = {**identity, "adapter_sha256": sha256_file(folder / ADAPTER)}
+    write_json(arm, identity)
+    return identity
 
 
 def prepare_training(model: PeftModel, gradient_checkpointing: bool) -> None:

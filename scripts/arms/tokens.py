@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 COMPLETIONS = {"sft": ("completion",), "pairs": ("chosen", "rejected"), "prompts": ()}
 
 
-def load_tokenizer(weights: str | Path, card: dict) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, with the pad token of model.json (never one that is trained, so never EOS)."""
+def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside `model` (model.json), with its pad token (never one that is trained, so never EOS)."""
     from transformers import AutoTokenizer
 
+    card, weights = read_json(model), Path(model).parent / "weights"
     tokenizer = AutoTokenizer.from_pretrained(str(weights), trust_remote_code=False, local_files_only=True)
     tokenizer.pad_token = card["tokenizer"]["pad_token"]
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -147,8 +148,3 @@ def read_tokens(path: str | Path) -> list[dict]:
     import pyarrow.parquet
 
     return pyarrow.parquet.read_table(path).to_pylist()
-
-
-def read_card(weights: str | Path) -> dict:
-    """model.json, which stands beside the weights folder."""
-    return read_json(Path(weights).parent / "model.json")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -198,6 +198,8 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
         if found is not None and (isinstance(found, bool) or not isinstance(found, int | float) or found <= 0):
             raise ContractError(f"{where}, key {key!r}: must be a positive number or null, found {found!r}")
     bounds = entry.get("bounds")
+    if kind == "continuous" and entry.get("step") is not None:
+        raise ContractError(f"{where}, key 'step': a continuous metric has none; set it to null, or kind to ordinal")
     if kind == "binary":
         if bounds not in (None, [0, 1], (0, 1)):
             raise ContractError(f"{where}, key 'bounds': a binary metric has bounds [0, 1], found {bounds!r}")
@@ -258,7 +260,8 @@ def _read_parquet(path: str | Path) -> pa.Table:
 class Scores:
     """One metric as dense arrays.
 
-    seeds: training seeds that every seeded arm has. dropped_seeds: arm -> seeds left out for that.
+    seeds: training seeds that every trained arm has. untrained: arms without training seeds.
+    dropped_seeds: arm -> seeds left out because another arm lacks them.
     prompts: int [N], rows of the prompts table that are this metric's design. n_samples: K.
     cells: arm -> float [S_a, N, K], NaN where the output is missing; S_a is 1 for an arm without training seeds.
     status: arm -> int8 [S_a, N, K], index into STATUSES.
@@ -267,6 +270,7 @@ class Scores:
 
     metric: Metric
     seeds: tuple[int, ...]
+    untrained: frozenset[str]
     dropped_seeds: dict[str, tuple[int, ...]]
     prompts: np.ndarray
     n_samples: int
@@ -278,6 +282,10 @@ class Scores:
     def n_seeds(self) -> int:
         """Training seeds (1 when no arm has any)."""
         return max(1, len(self.seeds))
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds along the first axis of an arm's arrays; (-1,) for an arm without training."""
+        return (NO_SEED,) if arm in self.untrained else self.seeds
 
     @cached_property
     def complete(self) -> bool:
@@ -319,38 +327,54 @@ class Scores:
         return float((self.status[arm] != 0).mean())
 
 
-def read_scores(folder: str | Path, plan: Plan, metric: Metric, prompts: pd.DataFrame) -> Scores:
-    """Read DIR/metric=<name> into dense arrays and check it against the contract.
+def find_scores(paths: Sequence[str | Path], plan: Plan) -> dict[str, list[Path]]:
+    """Metric -> its score files, sorted, from folders (all their metric=<name>/part-*.parquet) or the files themselves.
+
+    Raises ContractError: a file outside a metric=<name> folder, a metric that is not in the plan (results outside the
+    plan must stay visible), or a metric of the plan without files.
+    """
+    files: set[Path] = set()
+    for path in map(Path, paths):
+        files.update(path.glob("metric=*/part-*.parquet") if path.is_dir() else [path])
+    found: dict[str, list[Path]] = {}
+    for path in sorted(files):
+        if not path.parent.name.startswith("metric="):
+            raise ContractError(f"{path}: score tables are metric=<name>/part-*.parquet; its folder names no metric")
+        found.setdefault(path.parent.name.removeprefix("metric="), []).append(path)
+    for name, own in found.items():
+        if name not in plan.metrics:
+            raise ContractError(
+                f"{own[0].parent}: metric {name!r} is not in the analysis plan ({', '.join(plan.metrics)}); "
+                "add it with role 'exploratory', or leave it out"
+            )
+    for name in plan.metrics:
+        if name not in found:
+            raise ContractError(
+                f"{', '.join(map(str, paths))}: no metric={name}/part-*.parquet; "
+                f"metric {name!r} of the plan has no scores"
+            )
+    return found
+
+
+def read_scores(files: Sequence[Path], plan: Plan, metric: Metric, prompts: pd.DataFrame) -> Scores:
+    """Read the files of one metric into dense arrays and check them against the contract.
 
     Raises ContractError naming file, column and key: missing files or columns, nulls, unknown arms, statuses or
     prompts, seeds of the seedless base, duplicate or absent keys, values that contradict status, kind, bounds or
     step, prompts that are not held out.
     """
-    table = _Cells(Path(folder) / f"metric={metric.name}", plan, metric, prompts)
+    table = _Cells(files, plan, metric, prompts)
     for path, batch in table.batches(SCORE_COLUMNS):
         table.place(path, batch)
     return table.finish()
 
 
-def check_metric_folders(folder: str | Path, plan: Plan) -> None:
-    """Raise ContractError for a metric folder that the plan does not know: results outside the plan stay visible."""
-    for found in sorted(Path(folder).glob("metric=*")):
-        name = found.name.removeprefix("metric=")
-        if name not in plan.metrics:
-            raise ContractError(
-                f"{found}: metric {name!r} is not in the analysis plan ({', '.join(plan.metrics)}); add it with role "
-                "'exploratory', or remove the folder"
-            )
-
-
 class _Cells:
     """The arrays of one metric while its files are being read."""
 
-    def __init__(self, folder: Path, plan: Plan, metric: Metric, prompts: pd.DataFrame) -> None:
-        self.folder, self.plan, self.metric = folder, plan, metric
-        self.files = sorted(folder.glob("part-*.parquet"))
-        if not self.files:
-            raise ContractError(f"{folder}: no part-*.parquet; metric {metric.name!r} of the plan has no scores")
+    def __init__(self, files: Sequence[Path], plan: Plan, metric: Metric, prompts: pd.DataFrame) -> None:
+        self.files, self.plan, self.metric = files, plan, metric
+        self.folder = files[0].parent
         self.prompt_ids = pa.array(prompts["prompt_id"], pa.string())
         self.heldout = (prompts["split"] == "heldout").to_numpy()
         self.seeds, self.n_samples = self._design()
@@ -362,14 +386,15 @@ class _Cells:
     def batches(self, columns: tuple[str, ...]) -> Iterator[tuple[Path, pa.RecordBatch]]:
         for path in self.files:
             try:
+                names = pq.read_schema(path).names
+                for column in SCORE_COLUMNS:
+                    if column not in names:
+                        raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(names)})")
                 file = pq.ParquetFile(path, read_dictionary=["arm", "status", "prompt_id"])
+            except FileNotFoundError:
+                raise ContractError(f"{path}: no such file") from None
             except (pa.ArrowException, OSError) as error:
                 raise ContractError(f"{path}: not a readable parquet file ({error})") from None
-            for column in columns:
-                if column not in file.schema_arrow.names:
-                    raise ContractError(
-                        f"{path}: column {column!r} is missing (found: {', '.join(file.schema_arrow.names)})"
-                    )
             for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 yield path, batch
 
@@ -545,6 +570,7 @@ class _Cells:
         return Scores(
             metric=self.metric,
             seeds=tuple(sorted(common)),
+            untrained=frozenset(self.seeds).difference(seeded),
             dropped_seeds={arm: seeds for arm, seeds in dropped.items() if seeds},
             prompts=prompts,
             n_samples=self.n_samples,

@@ -7,7 +7,7 @@ adjust within families and give verdicts. So the result does not depend on the o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import pandas as pd
 import pyarrow as pa
 
 from . import adjust, effects, power, proportions, verdict
-from .contract import NO_SEED, STATUSES, Metric, Plan, Scores, check_metric_folders, read_scores
-from .inference import Inference, infer
+from .contract import NO_SEED, STATUSES, ContractError, Metric, Plan, Scores, find_scores, read_scores
+from .inference import Inference, infer, macro_weights
 from .intervals import cluster_mean, interval
 from .signflip import wilcoxon
 
@@ -87,15 +87,17 @@ class Group:
     """Prompts that a hypothesis is about.
 
     rows: int [n], positions among the metric's kept prompts. codes: int [n], their clusters, None if every prompt is
-    its own. design_rows: positions among all prompts of the metric, dropped ones included. tested: large enough.
+    its own. category: int [n] where the estimate weights categories equally, else None. design_rows and
+    design_category: the same for all prompts of the metric, dropped ones included. tested: large enough.
     """
 
     kind: str
     name: str
     rows: np.ndarray
     codes: np.ndarray | None
-    design_rows: np.ndarray
     category: np.ndarray | None
+    design_rows: np.ndarray
+    design_category: np.ndarray | None
     tested: bool
 
     @property
@@ -114,7 +116,7 @@ class Study:
 
 def analyse(
     plan: Plan,
-    scores: str | Path,
+    scores: Sequence[str | Path],
     prompts: pd.DataFrame,
     *,
     plan_is_frozen: bool = True,
@@ -122,13 +124,14 @@ def analyse(
 ) -> Study:
     """Analyse a study: one row for each hypothesis, in families, with verdicts.
 
-    scores: folder of metric=<name>/part-*.parquet. prompts: from `contract.read_prompts`. plan_is_frozen: False marks
-    everything exploratory. say: called with lines of progress. Raises ContractError (see contract.read_scores).
+    scores: folders of metric=<name>/part-*.parquet, or such files. prompts: from `contract.read_prompts`.
+    plan_is_frozen: False marks everything exploratory. say: called with lines of progress. Raises ContractError (see
+    contract.read_scores).
     """
-    check_metric_folders(scores, plan)
+    files = find_scores(scores, plan)
     builder = _Tables(plan)
     for metric in plan.metrics.values():
-        table = read_scores(scores, plan, metric, prompts)
+        table = read_scores(files[metric.name], plan, metric, prompts)
         say(
             f"{metric.name}: {len(table.prompts)} prompts, {len(plan.arms)} arms, {table.n_seeds} seed(s), "
             f"{table.n_samples} sample(s)"
@@ -171,6 +174,7 @@ def make_groups(scores: Scores, prompts: pd.DataFrame, plan: Plan) -> list[Group
             codes=None if codes.max(initial=-1) + 1 == len(kept) else codes,
             design_rows=members,
             category=categories[kept] if macro else None,
+            design_category=categories[members] if macro else None,
             tested=tested,
         )
 
@@ -188,10 +192,13 @@ def paired_differences(scores: Scores, weights: dict[str, int]) -> np.ndarray:
     return np.broadcast_to(total, (scores.n_seeds, total.shape[1]))
 
 
-def missing_bounds(scores: Scores, weights: dict[str, int], rows: np.ndarray) -> tuple[float | None, float | None]:
+def missing_bounds(
+    scores: Scores, weights: dict[str, int], rows: np.ndarray, category: np.ndarray | None = None
+) -> tuple[float | None, float | None]:
     """(lowest, highest) estimate if every missing output had its worst or best value (Manski); None if unbounded.
 
-    rows: positions among all prompts of the metric, dropped ones included.
+    rows: int [n], positions among all prompts of the metric, dropped ones included. category: int [n] for macro
+    weighting.
     """
     if scores.metric.bounds is None and not scores.complete:
         return None, None
@@ -199,23 +206,25 @@ def missing_bounds(scores: Scores, weights: dict[str, int], rows: np.ndarray) ->
     ends = []
     for for_plus, for_minus in ((low, high), (high, low)):
         total = sum(
-            weight * scores.sample_means(arm, for_plus if weight > 0 else for_minus)[:, rows].mean()
+            weight * scores.sample_means(arm, for_plus if weight > 0 else for_minus)[:, rows].mean(axis=0)
             for arm, weight in weights.items()
         )
-        ends.append(float(total))
+        ends.append(_mean(total, category))
     return ends[0], ends[1]
 
 
-def complete_case(scores: Scores, weights: dict[str, int], rows: np.ndarray) -> tuple[float | None, int]:
-    """(estimate, prompts) over the prompts whose every output of the contrast's arms is ok."""
+def complete_case(
+    scores: Scores, weights: dict[str, int], rows: np.ndarray, category: np.ndarray | None = None
+) -> tuple[float | None, int]:
+    """(estimate, prompts) over the prompts whose every output of the contrast's arms is ok; see `missing_bounds`."""
     complete = np.ones(len(rows), dtype=bool)
     for arm in weights:
         complete &= (scores.status[arm][:, rows] == 0).all(axis=(0, 2))
     if not complete.any():
         return None, 0
     rows = rows[complete]
-    total = sum(weight * scores.sample_means(arm)[:, rows].mean() for arm, weight in weights.items())
-    return float(total), len(rows)
+    total = sum(weight * scores.sample_means(arm)[:, rows].mean(axis=0) for arm, weight in weights.items())
+    return _mean(total, None if category is None else category[complete]), len(rows)
 
 
 class _Tables:
@@ -244,10 +253,14 @@ class _Tables:
         if scores.dropped_seeds:
             self.dropped[metric.name] = scores.dropped_seeds
         self._add_missing(scores)
-        groups = make_groups(scores, prompts, self.plan)
+        if not scores.kept.any():
+            raise ContractError(
+                f"metric {metric.name!r}: every prompt has a failed output (see its status), none is left"
+            )
+        # A category whose every prompt was dropped has no rows; the table of missing outputs tells why.
+        groups = [group for group in make_groups(scores, prompts, self.plan) if len(group.rows)]
         for group in groups:
-            if len(group.rows):
-                self._add_arm_means(scores, group)
+            self._add_arm_means(scores, group)
         for name, weights in self.plan.contrasts.items():
             differences = paired_differences(scores, weights)
             sides = tuple(
@@ -255,8 +268,7 @@ class _Tables:
                 for sign in (1, -1)
             )
             for group in groups:
-                if len(group.rows):
-                    self._add_hypothesis(scores, name, weights, group, differences, sides)
+                self._add_hypothesis(scores, name, weights, group, differences, sides)
             self._add_heterogeneity(metric, name, groups)
 
     def _add_hypothesis(
@@ -273,6 +285,7 @@ class _Tables:
         rng, rng_key = random_generator(plan.seed, name)
         everything = group.kind == "overall"
         own = differences if everything else differences[:, group.rows]
+        first, second = (side if everything else side[group.rows] for side in sides)
         binary_pair = metric.kind == "binary" and scores.n_samples == 1 and sorted(weights.values()) == [-1, 1]
         result = infer(
             own,
@@ -285,38 +298,19 @@ class _Tables:
             rng=rng,
             draws=plan.draws,
         )
-        self.inferences[name] = result
         family = self._family(metric, contrast, group)
         scope = self._scope(family, result.n_seeds)
-        first, second = (side if everything else side[group.rows] for side in sides)
-        sign = 1 if metric.higher_is_better else -1
         row = dict.fromkeys(CONTRAST_COLUMNS)
         row |= {
             "hypothesis_id": name, "metric": metric.name, "kind": metric.kind, "contrast": contrast,
             "group_kind": group.kind, "group": group.name, "role": metric.role, "family": family, "scope": scope,
-            "n_prompts": result.n_prompts, "n_clusters": result.n_clusters, "n_seeds": result.n_seeds,
-            "n_nonzero": result.flip.n_nonzero,
-            "estimate": result.estimate, "gain": sign * result.estimate,
-            "se_ckpt": result.se_ckpt, "df_ckpt": result.df_ckpt, "ci_ckpt_method": result.ci_ckpt_method,
-            "p_ckpt": result.p_ckpt, "p_ckpt_mid": result.p_ckpt_mid,
-            "p_ckpt_method": "mcnemar_exact" if result.table and result.flip.n_nonzero else result.flip.method,
-            "p_min_attainable": result.flip.p_min_attainable,
-            "V_prompt": None if result.se_ckpt is None else result.se_ckpt**2,
-            "p_method": result.p_method, "design_effect": result.design_effect,
-            "margin": metric.margin, "rng_key": rng_key, "plan_sha256": plan.sha256, "flags": list(result.flags),
+            "mean_pos": _mean(first, group.category), "mean_neg": _mean(second, group.category),
+            "gain": result.estimate if metric.higher_is_better else -result.estimate, "margin": metric.margin,
+            "rng_key": rng_key, "plan_sha256": plan.sha256,
+            "flags": [*result.flags, *self._row_flags(scores, group, family, result)],
         }  # fmt: skip
-        row |= _pair("mean_pos", first, "mean_neg", second, group.category)
-        row |= _ends("ci_ckpt", result.ci_ckpt) | _ends("ci_method", result.ci_method)
-        row |= _ends("ci_method_excess", result.ci_method_excess)
-        row |= effects.effect_sizes(first, second)
-        if result.seeds is not None:
-            row |= {
-                "V_seed": result.seeds.v_seed, "V_resid": result.seeds.v_resid, "sd_seed": result.seeds.sd_seed,
-                "theta_seed": result.seeds.theta.tolist(), "seeds_same_sign": result.seeds.same_sign,
-            }  # fmt: skip
-        else:
-            row |= {"theta_seed": [result.estimate], "seeds_same_sign": 1}
-        if result.table is not None and result.n_seeds == 1:
+        row |= _inference_columns(result) | effects.effect_sizes(first, second)
+        if binary_pair and result.table is not None and group.codes is None and result.n_seeds == 1:
             row |= self._table_columns(result.table, first, second)
         if metric.kind != "binary":
             signed_rank = wilcoxon(own.mean(axis=0))
@@ -326,8 +320,8 @@ class _Tables:
             if tests is not None:
                 row |= {"p_tost": tests.tost, "p_noninferior": tests.noninferior, "p_harm": tests.harm}
         row |= self._planning(result, metric, scope)
-        row |= self._missing_columns(scores, weights, group)
-        row["flags"] += self._row_flags(scores, group, family, result)
+        row |= self._missing_columns(scores, weights, group, result.estimate)
+        self.inferences[name] = result
         self.rows.append(row)
         self._add_seed_effects(row, scores.seeds)
         self._add_variance(row, result)
@@ -374,8 +368,8 @@ class _Tables:
         design = _design(result)
         if design is None:
             return columns
-        alpha, n, s = self.plan.alpha, result.n_prompts, result.n_seeds
-        columns["mde_ckpt"] = design.detectable(n, s, alpha, "checkpoint")
+        alpha = self.plan.alpha
+        columns["mde_ckpt"] = power.detectable(result.checkpoint, alpha)
         if result.seeds is not None:
             columns["mde_method"] = power.detectable(result.method, alpha)
         if target:
@@ -384,18 +378,18 @@ class _Tables:
                 columns["seeds_required"] = design.seeds_required(target, alpha)
         return columns
 
-    def _missing_columns(self, scores: Scores, weights: dict[str, int], group: Group) -> dict:
+    def _missing_columns(self, scores: Scores, weights: dict[str, int], group: Group, estimate: float) -> dict:
         rates = self.rates[scores.metric.name]
         columns: dict = {
             "rate_missing_pos": float(np.mean([rates[arm] for arm, w in weights.items() if w > 0])),
             "rate_missing_neg": float(np.mean([rates[arm] for arm, w in weights.items() if w < 0])),
         }
-        if not scores.complete:
-            columns["estimate_complete_case"] = complete_case(scores, weights, group.design_rows)[0]
-            columns |= dict(
-                zip(("bounds_lo", "bounds_hi"), missing_bounds(scores, weights, group.design_rows), strict=True)
-            )
-        return columns
+        if scores.complete:
+            return columns | dict.fromkeys(("estimate_complete_case", "bounds_lo", "bounds_hi"), estimate)
+        design = (group.design_rows, group.design_category)
+        ends = missing_bounds(scores, weights, *design)
+        columns["estimate_complete_case"] = complete_case(scores, weights, *design)[0]
+        return columns | {"bounds_lo": ends[0], "bounds_hi": ends[1]}
 
     def _add_seed_effects(self, row: dict, seeds: tuple[int, ...]) -> None:
         shared = {
@@ -441,7 +435,7 @@ class _Tables:
         results = [
             self.inferences[hypothesis_id(metric.name, contrast, group.kind, group.name)]
             for group in groups
-            if group.kind == "category" and group.tested and len(group.rows)
+            if group.kind == "category" and group.tested
         ]
         usable = [result for result in results if result.checkpoint]
         if len(usable) < 2:
@@ -459,9 +453,8 @@ class _Tables:
     def _add_arm_means(self, scores: Scores, group: Group) -> None:
         for arm in self.plan.arms:
             values = scores.values(arm)[:, group.rows]
-            seeds = scores.seeds if len(values) == len(scores.seeds) and scores.seeds else (NO_SEED,)
             levels = [("pooled", None, values.mean(axis=0), len(values))]
-            levels += [("seed", seed, own, 1) for seed, own in zip(seeds, values, strict=True)]
+            levels += [("seed", seed, own, 1) for seed, own in zip(scores.seeds_of(arm), values, strict=True)]
             for level, seed, own, n_seeds in levels:
                 self.arm_means.append(
                     {"metric": scores.metric.name, "group_kind": group.kind, "group": group.name, "arm": arm}
@@ -472,9 +465,8 @@ class _Tables:
 
     def _mean_interval(self, scores: Scores, values: np.ndarray, group: Group, wilson: bool) -> dict:
         alpha = self.plan.alpha
-        mean = float(values.mean())
+        mean = _mean(values, group.category)
         if group.category is not None:
-            mean = float(pd.Series(values).groupby(group.category).mean().mean())
             return {"mean": mean, "ci_lo": None, "ci_hi": None, "ci_method": None}
         binary = scores.metric.kind == "binary" and scores.n_samples == 1
         if binary and group.codes is None and (wilson or mean in (0.0, 1.0)):
@@ -490,8 +482,7 @@ class _Tables:
 
     def _add_missing(self, scores: Scores) -> None:
         for arm, status in scores.status.items():
-            seeds = scores.seeds if len(status) == len(scores.seeds) and scores.seeds else (NO_SEED,)
-            for seed, own in zip(seeds, status, strict=True):
+            for seed, own in zip(scores.seeds_of(arm), status, strict=True):
                 counts = np.bincount(own.reshape(-1), minlength=len(STATUSES))
                 self.missing.append(
                     {"metric": scores.metric.name, "arm": arm, "train_seed": seed, "n_outputs": own.size}
@@ -650,6 +641,28 @@ class _Tables:
         return " ".join(parts) or None
 
 
+def _inference_columns(result: Inference) -> dict:
+    """What an inference says, under the names of the table."""
+    seeds = result.seeds
+    columns = {
+        "n_prompts": result.n_prompts, "n_clusters": result.n_clusters, "n_seeds": result.n_seeds,
+        "n_nonzero": result.flip.n_nonzero, "estimate": result.estimate,
+        "se_ckpt": result.se_ckpt, "df_ckpt": result.df_ckpt, "ci_ckpt_method": result.ci_ckpt_method,
+        "p_ckpt": result.p_ckpt, "p_ckpt_mid": result.p_ckpt_mid,
+        "p_ckpt_method": "mcnemar_exact" if result.table and result.flip.n_nonzero else result.flip.method,
+        "p_min_attainable": result.flip.p_min_attainable, "p_method": result.p_method,
+        "V_prompt": None if result.se_ckpt is None else result.se_ckpt**2, "design_effect": result.design_effect,
+        "theta_seed": [result.estimate], "seeds_same_sign": 1,
+    }  # fmt: skip
+    if seeds is not None:
+        columns |= {"V_seed": seeds.v_seed, "V_resid": seeds.v_resid, "sd_seed": seeds.sd_seed}
+        columns |= {"theta_seed": seeds.theta.tolist(), "seeds_same_sign": seeds.same_sign}
+    ends = {"ci_ckpt": result.ci_ckpt, "ci_method": result.ci_method, "ci_method_excess": result.ci_method_excess}
+    for name, values in ends.items():
+        columns |= _ends(name, values)
+    return columns
+
+
 def _lattice(scores: Scores) -> float | None:
     """The factor that makes differences averaged over seeds and samples integers, known from the design."""
     step, bounds = scores.metric.step, scores.metric.bounds
@@ -673,17 +686,9 @@ def _ends(name: str, ends: tuple[float, float] | None) -> dict[str, float | None
     return {f"{name}_lo": low, f"{name}_hi": high}
 
 
-def _pair(
-    first_name: str, first: np.ndarray, second_name: str, second: np.ndarray, category: np.ndarray | None
-) -> dict[str, float]:
-    """Means of both sides, over prompts or over category means as the estimate is."""
-
-    def mean(values: np.ndarray) -> float:
-        if category is None:
-            return float(values.mean())
-        return float(np.mean([values[category == one].mean() for one in np.unique(category)]))
-
-    return {first_name: mean(first), second_name: mean(second)}
+def _mean(values: np.ndarray, category: np.ndarray | None) -> float:
+    """Mean over prompts, or over category means where the estimate is weighted so."""
+    return float(values.mean() if category is None else (values * macro_weights(category)).mean())
 
 
 def _arrow(rows: list[dict], columns: dict[str, pa.DataType], by: tuple[str, ...] | None) -> pa.Table:

@@ -118,7 +118,7 @@ def infer(
     codes = np.arange(n) if singletons else np.asarray(codes)
     n_clusters = n if singletons else int(codes.max()) + 1
     mean = differences.mean(axis=0)
-    weights = _macro_weights(category) if category is not None else None
+    weights = macro_weights(category) if category is not None else None
     weighted = mean if weights is None else mean * weights
     estimate = float(weighted.mean())
     sums = weighted if singletons else np.bincount(codes, weights=weighted, minlength=n_clusters)
@@ -144,10 +144,11 @@ def infer(
             p_method=1.0 if n_seeds > 1 else None,
             flags=["degenerate_zero_diff"],
         )
+    common |= {"p_ckpt": flip.p, "p_ckpt_mid": flip.p_mid}
+    if category is not None and any(len(np.unique(codes[category == one])) < 2 for one in np.unique(category)):
+        return Inference(estimate, **common, flags=["category_of_one_cluster"])
     v_prompt, df, design_effect, seeds = _variances(differences, codes, n_clusters, category)
     common |= {
-        "p_ckpt": flip.p,
-        "p_ckpt_mid": flip.p_mid,
         "se_ckpt": float(np.sqrt(v_prompt)),
         "df_ckpt": df,
         "design_effect": design_effect,
@@ -183,8 +184,8 @@ def infer(
     return result
 
 
-def _macro_weights(category: np.ndarray) -> np.ndarray:
-    """Weights with mean 1 that make the mean over prompts the mean over categories."""
+def macro_weights(category: np.ndarray) -> np.ndarray:
+    """float [n], mean 1: weights that make the mean over prompts the mean over categories (int [n])."""
     counts = np.bincount(category)
     return (len(category) / ((counts > 0).sum() * counts.clip(1)))[category]
 
@@ -195,6 +196,7 @@ def _variances(
     """V_prompt, its df, the design effect, and the seed variance (None for one seed).
 
     Macro: variances of category means add up over C^2, with Satterthwaite's df; seeds from the macro seed means.
+    Every category then needs two clusters.
     """
     n_seeds = len(differences)
     if category is None:
@@ -209,8 +211,6 @@ def _variances(
         own, labels = np.unique(codes[rows], return_inverse=True)
         part = differences[:, rows]
         theta += part.mean(axis=1) / len(present)
-        if len(own) < 2:
-            continue
         within = cluster_mean(part.mean(axis=0), labels, len(own))
         share = within.se_cr2**2 / len(present) ** 2
         v_prompt += share

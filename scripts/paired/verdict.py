@@ -165,10 +165,9 @@ def _comparison(weights: dict[str, int], kind: str) -> str:
 def _what_would_settle(row: dict, unit_interval: bool, scope: str, level: float) -> str:
     """What an inconclusive row can and cannot exclude, and the design that would settle it."""
     if row["p_min_attainable"] is not None and row["p_min_attainable"] > level:
-        return (
-            f"Only {row['n_nonzero']} prompts or clusters differ at all, so no result could have been significant: "
-            "more prompts are needed."
-        )
+        unit = "prompts" if row["n_clusters"] == row["n_prompts"] else "clusters"
+        few = f"Only {row['n_nonzero']} of {row['n_clusters']} {unit} differ" if row["n_nonzero"] else "Nothing differs"
+        return f"{few} at all, so no result could have been significant: more prompts are needed."
     mde = row["mde_method"] if scope == "method" else row["mde_ckpt"]
     if mde is None:
         return "What would settle it cannot be said: the differences do not vary."

@@ -4,14 +4,25 @@ import json
 import os
 from pathlib import Path
 
+import pytest
+
+pytest.importorskip("statsmodels", reason="runs in the stats environment")
+
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
 from paired import adjust, effects, intervals, power, proportions, signflip, verdict
-from paired.contract import ContractError, plan_sha256, read_plan, read_prompts, read_scores, require_frozen
+from paired.contract import (
+    ContractError,
+    find_scores,
+    plan_sha256,
+    read_plan,
+    read_prompts,
+    read_scores,
+    require_frozen,
+)
 from paired.contrasts import analyse, complete_case, missing_bounds, paired_differences
 from paired.inference import infer
 
@@ -76,7 +87,10 @@ def run_conditional_odds_ratio(case):
 
 
 def run_signflip_exact(case):
-    found = signflip.signflip(np.array(case["d"], dtype=float))
+    d = np.array(case["d"], dtype=float)
+    # The grid is part of the design; a case that is too long to enumerate has one.
+    grids = (grid for grid in range(1, 61) if np.allclose(d * grid, np.rint(d * grid), rtol=0, atol=1e-9))
+    found = signflip.signflip(d, lattice=next(grids, None) if np.count_nonzero(d) > 40 else None)
     return {
         "statistic_sum": found.statistic,
         "p_two_sided": found.p,
@@ -341,8 +355,13 @@ def write_scores(folder, metric, rows):
 
 
 @cases("end_to_end")
-def test_end_to_end(case, tmp_path):
+@pytest.mark.parametrize("step", [None, 1])
+def test_end_to_end(case, step, tmp_path):
+    """With the ordinal metric's step known the lattice route must give what enumeration gives."""
     given = case["input"]
+    metrics = {
+        name: entry | ({"step": step} if entry["kind"] == "ordinal" else {}) for name, entry in given["metrics"].items()
+    }
     ids = [p["prompt_id"] for p in given["prompts"]]
     prompts = read_prompts(write_prompts(tmp_path, given["prompts"]))
     for metric, arms in given["values"].items():
@@ -357,7 +376,7 @@ def test_end_to_end(case, tmp_path):
     study = analyse(
         read_plan(
             {
-                "metrics": given["metrics"],
+                "metrics": metrics,
                 "contrasts": given["contrasts"],
                 "min_prompts_category": plan.get("min_prompts_category", 1),
                 **{
@@ -373,7 +392,7 @@ def test_end_to_end(case, tmp_path):
                 },
             }
         ),
-        scores,
+        [scores],
         prompts,
     )
     found = {(r["metric"], r["contrast"], r["group"]): r for r in study.tables["contrasts"].to_pylist()}
@@ -382,6 +401,8 @@ def test_end_to_end(case, tmp_path):
         row = found[expected["metric"], expected["contrast"], expected["group"]]
         row |= {f"ci_{scope}": [row[f"ci_{scope}_lo"], row[f"ci_{scope}_hi"]] for scope in ("ckpt", "method")}
         check(expected, row, case["tolerance"], row["hypothesis_id"])
+        if row["kind"] == "ordinal":
+            assert row["p_ckpt_method"] == ("lattice" if step else "enumeration")
 
 
 @cases("missing")
@@ -403,16 +424,18 @@ def test_missing(case, tmp_path):
             "contrasts": {"a-b": weights},
         }
     )
-    scores = read_scores(write_scores(tmp_path, "m", rows), plan, plan.metrics["m"], prompts)
+    files = find_scores([write_scores(tmp_path, "m", rows)], plan)["m"]
+    scores = read_scores(files, plan, plan.metrics["m"], prompts)
     every = np.arange(len(prompts))
     estimate, n_complete = complete_case(scores, weights, every)
+    ends = missing_bounds(scores, weights, every)
     found = {
         "n_prompts": len(scores.prompts),
         "n_dropped_infra": int((~scores.kept).sum()),
         "estimate_primary": float(paired_differences(scores, weights).mean()),
         "estimate_complete_case": estimate,
         "n_complete_case": n_complete,
-        "bounds": list(missing_bounds(scores, weights, every)),
+        "bounds": list(ends) if ends != (None, None) else None,
         "missing_rate_a": scores.missing_rate("a"),
         "missing_rate_b": scores.missing_rate("b"),
     }
@@ -517,7 +540,7 @@ def small_study(seeds=SEEDS, n=26):
 
 def analyse_rows(tmp_path, prompts, rows, plan=PLAN, split="heldout"):
     scores = write_scores(tmp_path, "m", rows)
-    return analyse(read_plan(plan), scores, read_prompts(write_prompts(tmp_path, prompts, split)))
+    return analyse(read_plan(plan), [scores], read_prompts(write_prompts(tmp_path, prompts, split)))
 
 
 def breach_duplicate(tmp_path):

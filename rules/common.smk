@@ -1,0 +1,91 @@
+"""What the rules share: the runs of the study, what decides a job, and the environment that its program runs in."""
+
+import ast
+import functools
+import hashlib
+import json
+import shlex
+from pathlib import Path
+
+SCRIPTS = Path(workflow.basedir) / "scripts"
+TRAINED = ("sft", "sft_dpo", "dpo_only")
+METRICS = ("pref_acc", "pass_rate", "logp_margin")
+RUNS = ["base", *(f"{arm}-seed{seed}" for arm in TRAINED for seed in config["seeds"])]
+USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
+
+
+def source(path):
+    """A module's code without comments and docstrings: these never make a job run again."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
+            if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
+                body[0].value.value = ""
+    return ast.unparse(tree)
+
+
+def imported(path):
+    """Project files that a module imports, at its top or inside functions."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            for candidate in (SCRIPTS / f"{name.replace('.', '/')}.py", SCRIPTS / name.replace(".", "/") / "__init__.py"):
+                if candidate.is_file():
+                    yield candidate
+
+
+@functools.cache
+def code_digest(rule):
+    """sha256 over the program of a rule and every project module that it really imports."""
+    found, waiting = {}, [SCRIPTS / f"{rule}.py"]
+    while waiting:
+        path = waiting.pop()
+        name = str(path.relative_to(SCRIPTS))
+        if name not in found:
+            found[name] = source(path)
+            waiting.extend(imported(path))
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def job(rule, settings):
+    """What decides a job's result, as one canonical JSON text: rule, wildcards, its settings, its code.
+
+    Snakemake compares params without their names, so separate params could swap values unseen. `settings` is a dict, or
+    a function of the wildcards.
+    """
+
+    def text(wildcards):
+        chosen = settings(wildcards) if callable(settings) else settings
+        identity = {"rule": rule, "wildcards": dict(wildcards), "settings": chosen, "code": code_digest(rule)}
+        return json.dumps(identity, sort_keys=True, separators=(",", ":"))
+
+    return text
+
+
+def program(rule, environment):
+    """The quoted command that starts a rule's program in its pinned environment.
+
+    Under --sdm conda that is the python of the rule's conda environment, else the one of the uv venv that `make setup`
+    made from the same lock. A function of `output` is not recorded by Snakemake, so neither the choice nor the place of
+    the clone makes anything run again.
+    """
+
+    def command(wildcards, output):
+        python = "python" if USES_CONDA else str(Path(workflow.basedir) / ".envs" / environment / "bin" / "python")
+        return shlex.join([python, str(SCRIPTS / f"{rule}.py")])
+
+    return command
+
+
+onstart:
+    missing = [name for name in ("train", "grade", "stats") if not Path(workflow.basedir, ".envs", name).is_dir()]
+    if missing and not USES_CONDA:
+        raise WorkflowError(
+            f"the rules' environments are not installed ({', '.join(missing)} missing in .envs/): "
+            "run `make setup`, or add --sdm conda if you have conda >= 24.7.1"
+        )

@@ -1,0 +1,113 @@
+"""The data: checked as text, then turned into token ids once for all arms.
+
+The audits are `ancient` for tokenisation: they must exist before it, but a change of the held-out data, which makes
+them anew, is no reason to train again.
+"""
+
+DATASETS = {
+    # data set of the token files: (key in the config's data section, kind of rows, the audit that must have passed)
+    "sft": ("sft", "sft", "sft"),
+    "train_pairs": ("pairs", "pairs", "preferences"),
+    "heldout_pairs": ("heldout_pairs", "pairs", "preferences"),
+    "heldout_prompts": ("heldout_prompts", "prompts", "preferences"),
+}
+
+
+def token_settings(wildcards):
+    """Token settings of one data set: an overlong held-out row is an error whatever the config says."""
+    overlong = {} if wildcards.dataset in ("sft", "train_pairs") else {"on_overlong": "error"}
+    return {**config["tokens"], **overlong}
+
+
+rule check_sft:
+    """Check the SFT rows as text, and that no held-out prompt is among them."""
+    input:
+        sft=config["data"]["sft"],
+        heldout_pairs=config["data"]["heldout_pairs"],
+        heldout_prompts=config["data"]["heldout_prompts"],
+        env="envs/stats.yaml",
+    output:
+        audit="<results>/data/sft.audit.json",
+        manifest="<results>/data/sft.manifest.json",
+    params:
+        job=job("check_sft", {}),
+        program=program("check_sft", "stats"),
+    log:
+        "<logs>/check_sft.log",
+    benchmark:
+        "<benchmarks>/check_sft.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    conda:
+        "../envs/stats.yaml"
+    shell:
+        r"""
+        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
+            --sft {input.sft:q} --heldout-pairs {input.heldout_pairs:q} --heldout-prompts {input.heldout_prompts:q} \
+            --audit {output.audit:q} 2>&1 | tee {log:q}
+        """
+
+
+rule check_preferences:
+    """Check the pairs as text, and that no held-out prompt is among them; list the held-out prompts."""
+    input:
+        pairs=config["data"]["pairs"],
+        heldout_pairs=config["data"]["heldout_pairs"],
+        heldout_prompts=config["data"]["heldout_prompts"],
+        env="envs/stats.yaml",
+    output:
+        audit="<results>/data/preferences.audit.json",
+        prompts="<results>/data/prompts.parquet",
+        manifest="<results>/data/preferences.manifest.json",
+    params:
+        job=job("check_preferences", {}),
+        program=program("check_preferences", "stats"),
+    log:
+        "<logs>/check_preferences.log",
+    benchmark:
+        "<benchmarks>/check_preferences.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    conda:
+        "../envs/stats.yaml"
+    shell:
+        r"""
+        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
+            --pairs {input.pairs:q} --heldout-pairs {input.heldout_pairs:q} \
+            --heldout-prompts {input.heldout_prompts:q} --audit {output.audit:q} --prompts {output.prompts:q} \
+            2>&1 | tee {log:q}
+        """
+
+
+rule tokenize_data:
+    """Turn one data set into token ids, once, for every arm."""
+    input:
+        model="<results>/model/model.json",
+        data=lambda wildcards: config["data"][DATASETS[wildcards.dataset][0]],
+        audit=lambda wildcards: ancient(f"<results>/data/{DATASETS[wildcards.dataset][2]}.audit.json"),
+        env="envs/train.yaml",
+    output:
+        tokens="<results>/tokens/{dataset}.parquet",
+        audit="<results>/tokens/{dataset}.audit.json",
+        manifest="<results>/tokens/{dataset}.manifest.json",
+    params:
+        job=job("tokenize_data", token_settings),
+        program=program("tokenize_data", "train"),
+        kind=lambda wildcards, input: DATASETS[wildcards.dataset][1],
+    log:
+        "<logs>/tokenize_data/{dataset}.log",
+    benchmark:
+        "<benchmarks>/tokenize_data/{dataset}.tsv"
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    conda:
+        "../envs/train.yaml"
+    shell:
+        r"""
+        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
+            --model {input.model:q} --data {input.data:q} --kind {params.kind:q} \
+            --output {output.tokens:q} --audit {output.audit:q} 2>&1 | tee {log:q}
+        """

@@ -1,0 +1,62 @@
+"""Rule check_parity: do the arms differ in nothing but where they start? Judged by what training observed.
+
+    python scripts/check_parity.py --job '{"rule": "check_parity", "settings": {}}' --manifest ... \
+        --observed results/demo/*/observed.json --parity results/demo/parity.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+
+from arms.files import UserError, exit_with_message, read_json, write_json
+from arms.manifest import Job, add_job_arguments
+
+WORLD = ("model_sha256", "trainable_parameters", "trainable_dtypes", "frozen_dtypes", "dropout")  # alike in every run
+DATA = ("tokens_sha256", "rows", "steps", "tokens_seen")  # alike in all DPO runs, and in all SFT runs
+ORDER = ("batch_order_sha256",)  # alike in the two DPO arms of a seed
+
+
+def main() -> None:
+    """Compare, and stop the study at the first difference."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_job_arguments(parser)
+    parser.add_argument("--observed", nargs="+", required=True, help="observed.json of every trained run")
+    parser.add_argument("--parity", required=True, help="output: what was found alike, JSON")
+    args = parser.parse_args()
+    job = Job(args)
+
+    runs = {path: read_json(path) for path in args.observed}
+    groups = defaultdict(list)
+    for path, run in runs.items():
+        stage = "sft" if run["arm"] == "sft" else "dpo"
+        groups["every run", WORLD].append(path)
+        groups[f"every {stage} run", DATA].append(path)
+        if stage == "dpo":
+            groups[f"both DPO arms of seed {run['seed']}", ORDER].append(path)
+    alike = {name: _require_alike(name, fields, paths, runs) for (name, fields), paths in groups.items()}
+    adapters = {run["adapter_sha256"]: path for path, run in runs.items()}
+    if len(adapters) < len(runs):
+        raise UserError("two runs have the same adapter, byte for byte: their seeds or arms were not in effect")
+    steps0 = {f"{run['arm']}-seed{run['seed']}": run["step0"]["loss"] for run in runs.values() if "step0" in run}
+    write_json(args.parity, {"alike": alike, "step0_loss": steps0, "runs": len(runs)})
+    job.say(f"{len(runs)} runs differ in nothing but arm and seed; step-0 losses {sorted(set(steps0.values()))}")
+    job.finish(inputs={path: path for path in args.observed}, outputs={"parity": args.parity})
+
+
+def _require_alike(name: str, fields: tuple[str, ...], paths: list[str], runs: dict) -> dict:
+    """The common values of `fields`; UserError naming the first two runs that differ."""
+    first = paths[0]
+    for path in paths[1:]:
+        for field in fields:
+            if runs[path][field] != runs[first][field]:
+                raise UserError(
+                    f"{field} must be alike in {name}, but {first} has {runs[first][field]!r} and {path} has "
+                    f"{runs[path][field]!r}: the comparison would be confounded. Delete both runs and run "
+                    "the same command again; if it persists, their inputs were changed by hand"
+                )
+    return {field: runs[first][field] for field in fields}
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,403 @@
+"""Rule plot: five figures of the study, each as SVG for the report and PNG for slides.
+
+    python scripts/plot.py --job '{"rule": "plot", "settings": {}}' --lock envs/stats.yaml --manifest M.json \
+        --stats results/demo/stats --curves results/demo/*/curves.parquet --figures results/demo/figures
+
+forest: paired differences. arms: mean of each arm. seeds: differences seed by seed. categories: differences by prompt
+category. curves: training. The program sits below the names that figures and report share. Equal inputs, equal bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from pathlib import Path
+
+from arms.files import UserError, atomic_path, exit_with_message, read_json
+from arms.manifest import Job, add_job_arguments
+
+ARMS = {"base": "base", "sft": "SFT", "sft_dpo": "SFT→DPO", "dpo_only": "DPO-only"}
+COLOURS = {"base": "#767676", "sft": "#0072B2", "sft_dpo": "#D55E00", "dpo_only": "#009E73"}  # Okabe & Ito
+CONTRASTS = {
+    "C1": ("SFT→DPO − SFT", "Does DPO help after SFT?"),
+    "C2": ("SFT→DPO − DPO-only", "Does DPO need SFT first?"),
+    "C3": ("DPO-only − base", "Does DPO help without SFT?"),
+    "C4": ("SFT − base", "Does SFT help?"),
+    "C5": ("SFT→DPO − base", "Do both together help?"),
+    "C6": ("SFT − DPO-only", "Is SFT better than DPO alone?"),
+    "C7": ("DPO gain after SFT − alone", "Does DPO gain more after SFT?"),
+}
+METRICS = {
+    "pref_acc": "Preference accuracy",
+    "pass_rate": "Graded pass rate",
+    "logp_margin": "Log-probability margin",
+}
+INK, GREY, PALE = "#1a1a1a", "#767676", "#e4e4e4"
+
+
+def main() -> None:
+    """Read the tables, draw, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_job_arguments(parser)
+    parser.add_argument("--stats", required=True, metavar="DIR", help="tables and decision.json of rule compare")
+    parser.add_argument("--curves", nargs="+", required=True, help="<run>/curves.parquet of every trained run")
+    parser.add_argument("--figures", required=True, metavar="DIR", help="output: the folder of the figures")
+    args = parser.parse_args()
+    job = Job(args)
+
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update(style())
+    stats = Path(args.stats)
+    tables = {name: stats / f"{name}.parquet" for name in ("contrasts", "arm_means", "seed_effects")}
+    contrasts, arm_means, seed_effects = (read_frame(path) for path in tables.values())
+    metrics = metric_order(contrasts, read_json(stats / "decision.json")["primary_metric"])
+    overall = contrasts[contrasts["group_kind"] == "overall"]
+    figures = {
+        "forest": draw_forest(overall, metrics),
+        "arms": draw_arms(arm_means[arm_means["group_kind"] == "overall"], overall, metrics),
+        "seeds": draw_seeds(seed_effects[seed_effects["group_kind"] == "overall"], overall, metrics),
+        "categories": draw_categories(contrasts[contrasts["group_kind"] == "category"], metrics),
+        "curves": draw_curves(read_curves(args.curves)),
+    }
+    outputs = {}
+    for name, figure in figures.items():
+        for kind in ("svg", "png"):
+            outputs[f"{name}_{kind}"] = path = Path(args.figures) / f"{name}.{kind}"
+            save(figure, path)
+    job.say(f"{len(figures)} figures of {len(metrics)} metrics")
+    inputs = {**tables, "decision": stats / "decision.json", **{path: path for path in args.curves}}
+    job.finish(inputs=inputs, outputs=outputs)
+
+
+def read_frame(path: str | Path):
+    """A parquet table as a data frame; UserError if it is missing or not parquet."""
+    import pandas
+    import pyarrow
+
+    try:
+        return pandas.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; the rule before this one makes it") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: not a parquet file ({error}); delete it and run Snakemake again") from None
+
+
+def metric_order(contrasts, primary: str) -> list[str]:
+    """The metrics in the order of figures and tables: primary, then graded answers, then by name."""
+    ranks = {primary: -1} | {name: i for i, name in enumerate(METRICS) if name != primary}
+    return sorted(contrasts["metric"].unique(), key=lambda name: (ranks.get(name, len(ranks)), name))
+
+
+def unit(kind: str) -> tuple[float, str]:
+    """(factor, unit) in which differences of a metric are shown: percentage points, or nats for log-probabilities."""
+    return (100.0, "percentage points") if kind == "binary" else (1.0, "nats per token")
+
+
+def number(value: float, factor: float, signed: bool = True) -> str:
+    """A difference or mean as text, with a true minus: +12.3 or −0.041."""
+    text = f"{value * factor:{'+' if signed else ''}.{1 if factor == 100 else 3}f}"
+    return text.replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """A p-value for a table cell; nothing if it does not exist."""
+    return "" if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+
+
+def is_claim(verdict: str) -> bool:
+    """Whether a verdict says something about the direction or size of a difference."""
+    return verdict not in ("inconclusive", "not_testable")
+
+
+def read_curves(paths: list[str]) -> dict[str, list]:
+    """Arm -> curves of its seeds, by the run's folder name (sft_dpo-seed2)."""
+    curves: dict[str, list] = {}
+    for path in sorted(paths):
+        arm, found, seed = Path(path).parent.name.rpartition("-seed")
+        if not found or arm not in ARMS or not seed.isdigit():
+            raise UserError(f"{path}: its folder must be named <arm>-seed<number>, arm one of {', '.join(ARMS)}")
+        curves.setdefault(arm, []).append(read_frame(path))
+    return {arm: curves[arm] for arm in ARMS if arm in curves}
+
+
+def style() -> dict[str, object]:
+    """Small, quiet and deterministic: matplotlib's own font, no box, a fixed salt for the ids in SVG files."""
+    return {
+        "font.family": "DejaVu Sans",
+        "font.size": 8,
+        "axes.titlesize": 9,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": GREY,
+        "axes.linewidth": 0.6,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "xtick.major.width": 0.6,
+        "ytick.major.width": 0.6,
+        "xtick.labelsize": 7.5,
+        "ytick.labelsize": 7.5,
+        "svg.hashsalt": "sft-vs-dpo",
+        "svg.fonttype": "path",
+    }
+
+
+def save(figure, path: Path) -> None:
+    """Write a figure atomically, without a date."""
+    svg = path.suffix == ".svg"
+    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if svg else {"Software": None}
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=200, metadata=metadata, facecolor="white", transparent=svg)
+
+
+def new_figure(width: float, height: float, rows: int, columns: int, **options):
+    """(figure, flat list of its axes), laid out so that no label is cut."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(width, height), squeeze=False, layout="constrained", **options
+    )
+    return figure, list(axes.flat)
+
+
+def title(metric: str, suffix: str = "") -> str:
+    """A panel's title."""
+    return METRICS.get(metric, metric) + suffix
+
+
+def in_order(rows, column: str, names: list[str]):
+    """Rows sorted by the place of `column` in `names`."""
+    return rows.sort_values(column, key=lambda values: values.map({name: i for i, name in enumerate(names)}))
+
+
+def contrast_names(rows) -> list[str]:
+    """The contrasts, primary ones first, then in order of their names."""
+    primary = set(rows.loc[rows["family"] == "primary", "contrast"])
+    return sorted(rows["contrast"].unique(), key=lambda name: (name not in primary, name))
+
+
+def draw_forest(overall, metrics: list[str]):
+    """Differences with both intervals, one panel a metric; adjusted p and verdict stand beside each row."""
+    names = contrast_names(overall)
+    figure, axes = new_figure(8.0, len(metrics) * (0.9 + 0.34 * len(names)) + 0.35, len(metrics), 1)
+    for axis, metric in zip(axes, metrics, strict=True):
+        rows = in_order(overall[overall["metric"] == metric], "contrast", names)
+        factor, label = unit(rows["kind"].iloc[0])
+        margin = rows["margin"].iloc[0]
+        if not math.isnan(margin):
+            axis.axvspan(-margin * factor, margin * factor, color="#f0e442", alpha=0.28, lw=0)
+        axis.axvline(0, color=INK, lw=0.7)
+        for place, row in enumerate(rows.itertuples()):
+            draw_forest_row(axis, place, row, factor)
+        suffix = "" if math.isnan(margin) else f"; shaded: ±{margin * factor:g}, differences that do not matter"
+        axis.set(xlabel=f"difference, {label}{suffix}", ylim=(len(rows) - 0.4, -0.75), yticks=[])
+        axis.set_title(title(metric, f"  (n = {rows['n_prompts'].iloc[0]}, {rows['n_seeds'].iloc[0]} seeds)"), x=-0.62)
+        axis.spines["left"].set_visible(False)
+        if (rows["family"] == "primary").any():
+            axis.axhline((rows["family"] == "primary").sum() - 0.5, -0.62, 1.62, color=GREY, lw=0.5, clip_on=False)
+        for x, text in zip(RIGHT, ("difference", "adj. p", "verdict"), strict=True):
+            axis.text(x, -0.72, text, transform=axis.get_yaxis_transform(), color=GREY, fontsize=7)
+    scopes = {family: rows["scope"].iloc[0] for family, rows in overall.groupby("family")}
+    figure.supxlabel(forest_key(scopes), fontsize=7, color=GREY, x=0.01, ha="left")
+    return figure
+
+
+RIGHT = (1.03, 1.22, 1.38)  # places of the columns beside a forest panel, in widths of the panel
+
+
+def draw_forest_row(axis, place: int, row, factor: float) -> None:
+    """One contrast: its name and question, point and intervals, and what follows from them."""
+    primary, strong = row.family == "primary", is_claim(row.verdict)
+    colour = INK if strong else "#8c8c8c"
+    for low, high, width in ((row.ci_method_lo, row.ci_method_hi, 0.9), (row.ci_ckpt_lo, row.ci_ckpt_hi, 3.2)):
+        if not math.isnan(low):
+            axis.plot([low * factor, high * factor], [place, place], color=colour, lw=width, solid_capstyle="butt")
+    marker = {"marker": "D" if primary else "o", "ms": 5.5 if primary else 5, "mew": 1.1}
+    axis.plot(row.estimate * factor, place, color=colour, mfc=colour if strong else "white", **marker)
+    place_text = {"transform": axis.get_yaxis_transform(), "va": "center"}
+    name, question = CONTRASTS.get(row.contrast, (row.contrast, ""))
+    axis.text(-0.62, place - 0.16, name, weight="bold" if primary else "normal", **place_text)
+    axis.text(-0.62, place + 0.22, question, color=GREY, fontsize=7, **place_text)
+    verdict = row.verdict.replace("_", ", " if row.verdict.endswith("negligible") else " ")
+    for x, text in zip(RIGHT, (number(row.estimate, factor), p_value(row.p_adj), verdict), strict=True):
+        axis.text(x, place, text, weight="bold" if strong and x == RIGHT[2] else "normal", **place_text)
+
+
+def forest_key(scopes: dict[str, str]) -> str:
+    """The line below the forest plot."""
+    what = {"method": "the recipe (thin line)", "checkpoint": "these checkpoints (thick line)"}
+    key = "95% intervals: thick = these checkpoints (prompts vary), thin = the recipe (prompts and seeds vary).  "
+    parts = [f"{family}: {what[scopes[family]]}" for family in ("primary", "secondary") if family in scopes]
+    marks = "Diamonds: primary contrasts. Filled: a difference or equivalence is shown."
+    return key + marks + "\nVerdicts rest on — " + "; ".join(parts) + "."
+
+
+def draw_arms(means, overall, metrics: list[str]):
+    """Mean of each arm with its interval, its seeds as dots."""
+    figure, axes = new_figure(7.6, 2.1, 1, len(metrics), sharey=True)
+    places = {arm: place for place, arm in enumerate(ARMS)}
+    for axis, metric in zip(axes, metrics, strict=True):
+        factor, label = unit(overall.loc[overall["metric"] == metric, "kind"].iloc[0])
+        for row in means[means["metric"] == metric].itertuples():
+            place, colour = places[row.arm], COLOURS[row.arm]
+            if row.level == "seed":
+                axis.plot(row.mean * factor, place + 0.24, "o", ms=2.8, color=colour, alpha=0.65, mew=0)
+                continue
+            if not math.isnan(row.ci_lo):
+                axis.plot([row.ci_lo * factor, row.ci_hi * factor], [place] * 2, color=colour, lw=1.4)
+            axis.plot(row.mean * factor, place, "o", ms=5.5, color=colour)
+            text = number(row.mean, factor, signed=False)
+            axis.annotate(text, (row.mean * factor, place), (0, 5), textcoords="offset points", ha="center", fontsize=7)
+        axis.set(xlabel="%" if factor == 100 else label, ylim=(len(ARMS) - 0.45, -0.65))
+        axis.set_title(title(metric))
+        axis.tick_params(axis="y", length=0)
+        axis.margins(x=0.12)
+    axes[0].set_yticks(list(places.values()), list(ARMS.values()))
+    for tick, arm in zip(axes[0].get_yticklabels(), ARMS, strict=True):
+        tick.set(color=COLOURS[arm], weight="bold", fontsize=8.5)
+    return figure
+
+
+def draw_seeds(effects, overall, metrics: list[str]):
+    """Each contrast seed by seed: do the training seeds agree?"""
+    from matplotlib import colormaps
+
+    names = contrast_names(overall)
+    seeds = sorted(effects["train_seed"].unique())
+    shades = {seed: colormaps["viridis"](0.85 * i / max(1, len(seeds) - 1)) for i, seed in enumerate(seeds)}
+    figure, axes = new_figure(7.6, 0.34 * len(names) + 0.95, 1, len(metrics), sharey=True)
+    for axis, metric in zip(axes, metrics, strict=True):
+        factor, label = unit(overall.loc[overall["metric"] == metric, "kind"].iloc[0])
+        axis.axvline(0, color=INK, lw=0.7)
+        for place, name in enumerate(names):
+            own = effects[(effects["metric"] == metric) & (effects["contrast"] == name)]
+            axis.axhspan(place - 0.45, place + 0.45, color="#f6f6f6", lw=0, zorder=0)
+            axis.plot([own["estimate"].mean() * factor] * 2, [place - 0.36, place + 0.36], color=INK, lw=1.3)
+            for row in own.itertuples():
+                offset = 0.52 * (seeds.index(row.train_seed) + 0.5) / len(seeds) - 0.26
+                axis.plot(row.estimate * factor, place + offset, "o", ms=4, color=shades[row.train_seed], mew=0)
+        axis.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
+        axis.set_title(title(metric))
+        axis.tick_params(axis="y", length=0)
+        axis.spines["left"].set_visible(False)
+    axes[0].set_yticks(range(len(names)), [CONTRASTS.get(name, (name,))[0] for name in names])
+    dots = [axes[0].plot([], [], "o", ms=4, color=shades[seed], mew=0, label=f"seed {seed}")[0] for seed in seeds]
+    bar = axes[0].plot([], [], "|", ms=9, mew=1.3, color=INK, label="mean over seeds")
+    figure.legend(handles=dots + bar, loc="outside lower center", ncols=min(8, len(dots) + 1), frameon=False)
+    return figure
+
+
+def draw_categories(rows, metrics: list[str]):
+    """Differences by category and contrast as a heat map; what is too small to be tested stays grey."""
+    metrics = [metric for metric in metrics if (rows["metric"] == metric).any()]
+    if not metrics:
+        figure, axes = new_figure(7.6, 0.8, 1, 1)
+        axes[0].text(0, 0.5, "One category only: nothing to compare.", color=GREY)
+        axes[0].axis("off")
+        return figure
+    names = contrast_names(rows)
+    heights = [rows.loc[rows["metric"] == metric, "group"].nunique() for metric in metrics]
+    size = 0.34 * sum(heights) + 0.75 * len(metrics) + 0.3
+    figure, axes = new_figure(7.8, size, len(metrics), 1, gridspec_kw={"height_ratios": heights})
+    for axis, metric in zip(axes, metrics, strict=True):
+        draw_heat_map(axis, rows[rows["metric"] == metric], names, metric)
+    key = "Cell: difference, below it adjusted p. Framed: significant after adjustment. Grey: too few prompts to be tested."
+    figure.supxlabel(key, fontsize=7, color=GREY, x=0.01, ha="left")
+    return figure
+
+
+def draw_heat_map(axis, rows, names: list[str], metric: str) -> None:
+    """One metric's categories (rows) by contrasts (columns)."""
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    factor, label = unit(rows["kind"].iloc[0])
+    groups = sorted(rows["group"].unique())
+    largest = max(rows["estimate"].abs().max(), 1e-9)
+    colours = LinearSegmentedColormap.from_list("loss to gain", ["#c4531d", "#f0b28c", "#ffffff", "#8fc1e0", "#1f6aa5"])
+    for row in rows.itertuples():
+        x, y = names.index(row.contrast), groups.index(row.group)
+        tested = isinstance(row.family, str)
+        colour = colours(0.5 + row.estimate / largest / 2) if tested else PALE
+        significant = tested and row.p_adj == row.p_adj and row.verdict.startswith(("superior", "inferior"))
+        axis.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, lw=0))
+        if significant:
+            axis.add_patch(Rectangle((x + 0.035, y + 0.05), 0.93, 0.9, fill=False, edgecolor=INK, lw=1.3))
+        ink = "white" if tested and abs(row.estimate) > 0.8 * largest else INK if tested else GREY
+        text = {"ha": "center", "va": "center", "color": ink}
+        height = 0.36 if tested else 0.5
+        axis.text(x + 0.5, y + height, number(row.estimate, factor), weight="bold" if significant else "normal", **text)
+        if tested:
+            axis.text(x + 0.5, y + 0.72, f"p {p_value(row.p_adj)}".replace("p 0", "p = 0"), fontsize=6.2, **text)
+    sizes = rows.groupby("group")["n_prompts"].first()
+    axis.set(xlim=(0, len(names)), ylim=(len(groups), 0))
+    axis.set_xticks([x + 0.5 for x in range(len(names))], [wrapped(name) for name in names], fontsize=7)
+    axis.set_yticks(
+        [y + 0.5 for y in range(len(groups))], [f"{group.replace('_', ' ')} ({sizes[group]})" for group in groups]
+    )
+    axis.set_title(title(metric, f", {label}"), pad=5)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
+
+
+def wrapped(contrast: str) -> str:
+    """A contrast's name on two lines, for a narrow column."""
+    return CONTRASTS.get(contrast, (contrast,))[0].replace(" − ", "\n− ")
+
+
+DPO = ("sft_dpo", "dpo_only")
+PANELS = (  # title, column, arms, label, where a policy that equals its reference stands
+    ("SFT loss", "loss", ("sft",), "nats per token", None),
+    ("DPO loss", "loss", DPO, "loss", None),
+    ("Reward margin", "margin", DPO, "chosen − rejected", 0.0),
+    ("Reward accuracy", "reward_accuracy", DPO, "share of pairs", 0.5),
+    ("Drift of chosen answers", "chosen_drift", DPO, "log-probability − reference's", 0.0),
+)
+
+
+def draw_curves(curves: dict[str, list]):
+    """Training by step: a thin line for each seed, a thick one for their mean."""
+    import pandas
+
+    figure, axes = new_figure(7.8, 4.1, 2, 3)
+    for axis, (name, column, arms, label, level) in zip(axes, PANELS, strict=False):
+        for arm in (arm for arm in arms if arm in curves):
+            frames = [frame.set_index("step")[column] for frame in curves[arm]]
+            if column == "reward_accuracy":
+                frames = [frame[frame.index > 0] for frame in frames]  # before the first update all margins are ties
+            for frame in frames:
+                axis.plot(frame.index, frame, color=COLOURS[arm], lw=0.5, alpha=0.45)
+            mean = pandas.concat(frames, axis=1).mean(axis=1)
+            axis.plot(mean.index, mean, color=COLOURS[arm], lw=1.7)
+        if level is not None:
+            axis.axhline(level, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
+        axis.set(xlabel="optimiser step", ylabel=label)
+        axis.set_title(name)
+    draw_curves_key(axes[-1], list(curves))
+    return figure
+
+
+def draw_curves_key(axis, arms: list[str]) -> None:
+    """The sixth panel: what the lines are, and what must not be read from them."""
+    axis.axis("off")
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    for place, arm in enumerate(arms):
+        axis.plot([0, 0.12], [0.95 - 0.13 * place] * 2, color=COLOURS[arm], lw=1.7)
+        axis.text(0.16, 0.95 - 0.13 * place, ARMS[arm], color=COLOURS[arm], weight="bold", va="center")
+    note = (
+        "Thick: mean over seeds. Thin: one seed.\n"
+        "Dashed: a policy that equals its reference.\n\n"
+        "Margins, accuracy and drift are against each\n"
+        "arm's own reference, so their heights are not\n"
+        "comparable between the two DPO arms."
+    )
+    axis.text(0, 0.5, note, fontsize=7, color=GREY, va="top", linespacing=1.35)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,362 @@
+"""compare.py through its command line: two prompt sets in one study, tables, words, gates, and errors."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import compare
+import pytest
+
+pytest.importorskip("statsmodels", reason="runs in the stats environment")
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from test_paired_oracles import write_prompts, write_scores
+
+from arms.files import UserError
+from paired.contrasts import CONTRAST_COLUMNS
+
+ROOT = Path(__file__).parents[2]
+PLAN = {
+    "seed": 20261122,
+    "alpha": 0.05,
+    "q": 0.05,
+    "primary_metric": "pref_acc",
+    "primary_contrasts": ["C1", "C2", "C3"],
+    "primary_scope": "method",
+    "secondary_scope": "checkpoint",
+    "weighting": "micro",
+    "min_prompts_category": 20,
+    "monte_carlo": {"B": 999},
+    "metrics": {
+        "pref_acc": {"kind": "binary", "higher_is_better": True, "bounds": [0, 1], "margin": 0.05, "role": "primary"},
+        "pass_rate": {
+            "kind": "binary",
+            "higher_is_better": True,
+            "bounds": [0, 1],
+            "margin": None,
+            "role": "secondary",
+        },
+        "logp_margin": {"kind": "continuous", "higher_is_better": True, "step": None, "margin": 0.1},
+    },
+}
+EFFECTS = {"base": 0.0, "sft": 0.4, "sft_dpo": 1.6, "dpo_only": 1.0}
+TABLES = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
+
+
+def make_study(folder, n_seeds=3, n=48):
+    """pref_acc and logp_margin on held-out pairs, pass_rate on other held-out prompts; two categories each."""
+    rng = np.random.default_rng(11)
+    pairs, prompts = ([f"{kind}{i:02d}" for i in range(n)] for kind in ("pair", "gen"))
+    everything = [
+        {"prompt_id": name, "category": "format" if i % 2 else "length", "cluster_id": name}
+        for names in (pairs, prompts)
+        for i, name in enumerate(names)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_prompts(folder, everything)
+    difficulty = rng.normal(size=n)
+    for metric, names in (("pref_acc", pairs), ("pass_rate", prompts), ("logp_margin", pairs)):
+        rows = []
+        for arm, effect in EFFECTS.items():
+            for seed in [-1] if arm == "base" else range(1, n_seeds + 1):
+                score = difficulty + effect + 0.3 * rng.normal(size=n)
+                values = score if metric == "logp_margin" else (score > 0.5).astype(float)
+                rows += [[arm, seed, name, 0, float(v), "ok"] for name, v in zip(names, values, strict=True)]
+        write_scores(folder, metric, rows)
+    return folder
+
+
+def run(monkeypatch, folder, *more, plan=PLAN, output="stats"):
+    """The program in this process."""
+    (folder / "plan.json").write_text(json.dumps(plan))
+    arguments = ["--plan", "plan.json", "--scores", "scores", "--prompts", "prompts.parquet", "--output", output]
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments, *more])
+    compare.main()
+    return json.loads((folder / output / "decision.json").read_text())
+
+
+def rewrite(folder, metric, change):
+    """Edit a score table as a list of row dicts."""
+    path = folder / "scores" / f"metric={metric}" / "part-0.parquet"
+    table = pq.read_table(path)
+    rows = change(table.to_pylist())
+    pq.write_table(type(table).from_pylist(rows, schema=table.schema), path)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    return make_study(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture
+def copy(study, tmp_path):
+    return Path(shutil.copytree(study, tmp_path / "copy"))
+
+
+def test_in_the_workflow_from_a_path_with_a_space_and_a_quote(study, tmp_path):
+    folder = shutil.copytree(study, tmp_path / "it's a study")
+    job = {"rule": "compare", "wildcards": {}, "settings": PLAN, "code": "0" * 64}
+    command = [sys.executable, str(ROOT / "scripts/compare.py"), "--job", json.dumps(job)]
+    command += ["--lock", str(ROOT / "envs/stats.yaml"), "--manifest", "stats/manifest.json"]
+    command += [
+        "--scores",
+        *map(str, sorted(folder.glob("scores/*/*.parquet"))),
+        "--prompts",
+        f"{folder}/prompts.parquet",
+        "--output",
+        f"{folder}/stats",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "For this recipe, on pref_acc: DPO helps, both after SFT" in done.stdout
+    (folder / "scores/metric=pref_acc/part-stale.parquet").write_text("of a seed that is no longer asked for")
+    again = subprocess.run(command, capture_output=True, text=True, cwd=folder)
+    assert again.returncode == 0, "files that were not named are not read"
+    manifest = json.loads((folder / "stats/manifest.json").read_text())
+    assert manifest["facts"]["decision"] in ("GO", "HOLD")
+    assert "pref_acc/part-0.parquet" in manifest["inputs"]
+    assert set(manifest["outputs"]) == {f"{t}_{kind}" for t in TABLES for kind in ("parquet", "csv")} | {"decision"}
+
+    rows = pd.read_parquet(folder / "stats/contrasts.parquet")
+    assert list(rows.columns) == list(CONTRAST_COLUMNS)
+    assert list(rows["hypothesis_id"]) == sorted(rows["hypothesis_id"])
+    assert len(rows) == 3 * 7 * 3
+    assert (rows["family"] == "primary").sum() == 3
+    assert (rows["family"] == "secondary").sum() == 60
+    assert rows.loc[rows["family"] == "primary", "scope"].eq("method").all()
+    assert rows["p_ckpt"].between(1e-300, 1).all()
+    assert rows["verdict"].notna().all()
+    assert rows["words"].str.contains("n = ").all()
+    assert set(rows.loc[rows["metric"] == "pass_rate", "n_prompts"]) == {48, 24}
+    assert rows.set_index("hypothesis_id")["verdict"]["pref_acc/C1/overall"] == "superior"
+    mirror = pd.read_csv(folder / "stats/contrasts.csv", float_precision="round_trip")
+    assert list(mirror.columns) == list(rows.columns)
+    assert (mirror["estimate"] == rows["estimate"]).all(), "the csv holds every digit"
+
+
+def test_estimates_are_the_plain_means(study, monkeypatch):
+    run(monkeypatch, study)
+    rows = pd.read_parquet(study / "stats/contrasts.parquet").set_index("hypothesis_id")
+    raw = pq.read_table(study / "scores/metric=pass_rate").to_pandas()
+    means = raw.groupby("arm", observed=True)["value"].mean()
+    row = rows.loc["pass_rate/C1/overall"]
+    assert row["estimate"] == pytest.approx(means["sft_dpo"] - means["sft"])
+    assert row["mean_pos"] == pytest.approx(means["sft_dpo"])
+    interaction = rows.loc["pass_rate/C7/overall", "estimate"]
+    assert interaction == pytest.approx(row["estimate"] - rows.loc["pass_rate/C3/overall", "estimate"])
+    arms = pd.read_parquet(study / "stats/arm_means.parquet")
+    pooled = arms[(arms["level"] == "pooled") & (arms["group"] == "__all__") & (arms["metric"] == "pass_rate")]
+    assert pooled.set_index("arm")["mean"].to_dict() == pytest.approx(means.to_dict())
+    effects = pd.read_parquet(study / "stats/seed_effects.parquet").groupby("hypothesis_id")["estimate"].mean()
+    assert effects["pass_rate/C1/overall"] == pytest.approx(row["estimate"])
+
+
+def test_row_order_and_the_number_of_files_change_no_byte(copy, monkeypatch):
+    run(monkeypatch, copy, output="one")
+    for folder in sorted((copy / "scores").iterdir()):
+        table = pq.read_table(folder / "part-0.parquet")
+        table = table.take(np.random.default_rng(3).permutation(len(table)))
+        half = len(table) // 3
+        pq.write_table(table[:half], folder / "part-0.parquet", row_group_size=17, use_dictionary=False)
+        pq.write_table(table[half:], folder / "part-1.parquet")
+    prompts = pd.read_parquet(copy / "prompts.parquet")
+    prompts.iloc[::-1].to_parquet(copy / "prompts.parquet")
+    run(monkeypatch, copy, output="other")
+    names = sorted(path.name for path in (copy / "one").iterdir())
+    assert len(names) == 2 * len(TABLES) + 1
+    for name in names:
+        assert (copy / "one" / name).read_bytes() == (copy / "other" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("n_seeds", [1, 2])
+def test_too_few_seeds_fall_back_to_claims_about_checkpoints(tmp_path, monkeypatch, n_seeds):
+    folder = make_study(tmp_path / "few", n_seeds=n_seeds, n=12)
+    decision = run(monkeypatch, folder)
+    assert decision["primary_scope"] == {"planned": "method", "used": "checkpoint"}
+    assert "checkpoints only" in decision["banner"]
+    assert decision["headline"].startswith("For these checkpoints")
+    rows = pd.read_parquet(folder / "stats/contrasts.parquet").set_index("hypothesis_id")
+    row = rows.loc["pref_acc/C1/overall"]
+    assert "scope_fallback" in row["flags"]
+    assert pd.isna(row["p_method"]) == (n_seeds == 1)
+    arms = pd.read_parquet(folder / "stats/arm_means.parquet")
+    arms = arms[(arms["level"] == "seed") & (arms["group"] == "__all__") & (arms["metric"] == "pref_acc")]
+    found = arms.groupby("arm")["train_seed"].apply(list).to_dict()
+    assert found == {"base": [-1]} | {arm: list(range(1, n_seeds + 1)) for arm in ("sft", "sft_dpo", "dpo_only")}
+    assert row["ci_ckpt_method"] == ("tango" if n_seeds == 1 else "cr2_t")
+    assert row["p_ckpt_method"] == ("mcnemar_exact" if n_seeds == 1 else "lattice")
+    assert (rows.loc[rows["group_kind"] == "category", "verdict"] == "not_testable").all()
+
+
+def test_a_model_that_answers_nothing_does_not_gain(copy, monkeypatch):
+    assert run(monkeypatch, copy, output="before")["gates"]["coverage"]
+    raw = pq.read_table(copy / "scores/metric=pass_rate/part-0.parquet").to_pandas().set_index(["arm", "prompt_id"])
+    worst = raw["value"].copy()
+    worst.loc["sft_dpo", ["gen00", "gen01", "gen02"]] = 0
+    worst = worst.drop("gen40", level="prompt_id").groupby("arm", observed=True).mean()
+
+    def silence(rows):
+        for row in rows:
+            if row["arm"] == "sft_dpo" and row["prompt_id"] in ("gen00", "gen01", "gen02"):
+                row |= {"value": None, "status": "empty"}
+            if row["arm"] == "base" and row["prompt_id"] == "gen40":
+                row |= {"value": None, "status": "error"}
+        return rows
+
+    rewrite(copy, "pass_rate", silence)
+    decision = run(monkeypatch, copy)
+    assert decision["decision"] == "INVALID"
+    assert decision["gates"]["coverage"] is False
+    assert "pass_rate" in decision["gate_notes"][0]
+    row = pd.read_parquet(copy / "stats/contrasts.parquet").set_index("hypothesis_id").loc["pass_rate/C5/overall"]
+    assert row["n_prompts"] == 47
+    assert row["estimate"] == pytest.approx(worst["sft_dpo"] - worst["base"])
+    assert row["rate_missing_pos"] == pytest.approx(3 / 48)
+    assert row["bounds_lo"] <= row["estimate"] <= row["bounds_hi"]
+    assert row["bounds_lo"] < row["bounds_hi"]
+    assert "prompts_dropped" in row["flags"]
+    missing = pd.read_parquet(copy / "stats/missing.parquet").set_index(["metric", "arm", "train_seed"])
+    assert missing.loc[("pass_rate", "sft_dpo", 2), "empty"] == 3
+
+
+def test_arms_with_the_same_outputs_make_the_study_invalid(copy, monkeypatch):
+    def same(rows):
+        for row in rows:
+            origin = "sft" if row["arm"] == "sft_dpo" else row["arm"]
+            row["gen_sha256"] = f"{origin}-{row['prompt_id']}-{row['train_seed']}".encode().hex()
+        return rows
+
+    rewrite(copy, "pass_rate", same)
+    decision = run(monkeypatch, copy)
+    assert decision["decision"] == "INVALID"
+    assert decision["gate_notes"] == ["distinct_outputs: the same generations in pass_rate: sft and sft_dpo"]
+
+
+def test_a_plan_changed_after_it_was_frozen(copy, monkeypatch):
+    decision = run(monkeypatch, copy)
+    (copy / "plan.lock").write_text(decision["plan_sha256"] + "\n")
+    assert run(monkeypatch, copy, "--plan-lock", "plan.lock")["gates"]["plan_hash"]
+    changed = PLAN | {"alpha": 0.1}
+    with pytest.raises(UserError, match=r"plan.lock: the analysis plan has sha256.*--exploratory"):
+        run(monkeypatch, copy, "--plan-lock", "plan.lock", plan=changed)
+    decision = run(monkeypatch, copy, "--plan-lock", "plan.lock", "--exploratory", plan=changed)
+    assert decision["decision"] == "INVALID"
+    assert "exploratory" in decision["banner"]
+    assert all("exploratory" in f for f in pd.read_parquet(copy / "stats/contrasts.parquet")["flags"])
+
+
+def test_two_models_of_ones_own(copy, monkeypatch):
+    """Other arms than the study's four, without training seeds."""
+
+    def two(rows):
+        names = {"base": "model-a", "sft_dpo": "model-b"}
+        return [
+            row | {"arm": names[row["arm"]], "train_seed": -1}
+            for row in rows
+            if row["arm"] == "base" or (row["arm"] == "sft_dpo" and row["train_seed"] == 1)
+        ]
+
+    for metric in ("pref_acc", "pass_rate", "logp_margin"):
+        rewrite(copy, metric, two)
+    plan = PLAN | {"contrasts": {"b-a": {"model-b": 1, "model-a": -1}}, "primary_contrasts": ["b-a"]}
+    decision = run(monkeypatch, copy, plan=plan | {"primary_scope": "checkpoint"})
+    assert decision["decision"] is None
+    assert decision["headline"].startswith("Model-b is better than model-a on pref_acc: +")
+
+
+def duplicate_in_another_file(folder):
+    path = folder / "scores/metric=pref_acc/part-0.parquet"
+    pq.write_table(pq.read_table(path).slice(7, 1), path.with_name("part-1.parquet"))
+
+
+def drop_arm(folder):
+    rewrite(folder, "pref_acc", lambda rows: [r for r in rows if r["arm"] != "dpo_only"])
+
+
+def unknown_prompt(folder):
+    rewrite(folder, "pref_acc", lambda rows: [*rows, rows[0] | {"prompt_id": "pair99"}])
+
+
+def unknown_status(folder):
+    rewrite(folder, "pref_acc", lambda rows: [*rows[:-1], rows[-1] | {"status": "fine"}])
+
+
+def seeded_base(folder):
+    rewrite(folder, "pref_acc", lambda rows: [r | {"train_seed": 1} if r["arm"] == "base" else r for r in rows])
+
+
+def drop_column(folder):
+    path = folder / "scores/metric=pref_acc/part-0.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["status"]), path)
+
+
+def foreign_metric(folder):
+    shutil.copytree(folder / "scores/metric=pref_acc", folder / "scores/metric=rouge")
+
+
+def no_metric(folder):
+    shutil.rmtree(folder / "scores/metric=pass_rate")
+
+
+def not_parquet(folder):
+    (folder / "scores/metric=pref_acc/part-0.parquet").write_text("hello")
+
+
+def leaked(folder):
+    prompts = pd.read_parquet(folder / "prompts.parquet")
+    row = prompts.iloc[[5]].assign(prompt_id="train0", split="train")
+    pd.concat([prompts, row]).to_parquet(folder / "prompts.parquet")
+
+
+def null_cluster(folder):
+    prompts = pd.read_parquet(folder / "prompts.parquet")
+    prompts.loc[3, "cluster_id"] = None
+    prompts.to_parquet(folder / "prompts.parquet")
+
+
+def double_prompt(folder):
+    prompts = pd.read_parquet(folder / "prompts.parquet")
+    pd.concat([prompts, prompts.iloc[[7]]]).to_parquet(folder / "prompts.parquet")
+
+
+@pytest.mark.parametrize(
+    ("breach", "message"),
+    [
+        (
+            duplicate_in_another_file,
+            r"part-1.parquet: duplicate key \(metric=pref_acc, arm=base, train_seed=-1, prompt_id=pair07, sample_idx=0",
+        ),
+        (drop_arm, r"metric=pref_acc: column 'arm': no row of arm 'dpo_only'"),
+        (unknown_prompt, r"part-0.parquet, column 'prompt_id': 'pair99' is not in the prompts file"),
+        (unknown_status, r"part-0.parquet, column 'status': 'fine' is not one of ok, empty"),
+        (seeded_base, r"column 'train_seed': arm 'base' has \[1\]; -1 belongs to base"),
+        (drop_column, r"part-0.parquet: column 'status' is missing"),
+        (foreign_metric, r"metric 'rouge' is not in the analysis plan"),
+        (no_metric, r"scores: no metric=pass_rate/part-\*.parquet"),
+        (not_parquet, r"part-0.parquet: not a readable parquet file"),
+        (leaked, r"prompts.parquet: held-out prompt 'pair05' has the text \(prompt_sha256\) of a training prompt"),
+        (null_cluster, r"prompts.parquet, row 3: column 'cluster_id' is null"),
+        (double_prompt, r"prompts.parquet: prompt_id 'pair07' occurs more than once"),
+    ],
+    ids=lambda x: getattr(x, "__name__", ""),
+)
+def test_bad_input_is_one_clear_error_and_leaves_earlier_results(copy, monkeypatch, breach, message):
+    (copy / "stats").mkdir(exist_ok=True)
+    (copy / "stats/contrasts.parquet").write_text("earlier")
+    breach(copy)
+    with pytest.raises(UserError, match=message):
+        run(monkeypatch, copy)
+    assert (copy / "stats/contrasts.parquet").read_text() == "earlier"
+
+
+def test_job_needs_a_manifest(monkeypatch, capsys):
+    arguments = ["--job", '{"rule": "compare"}', "--scores", "s", "--prompts", "p", "--output", "o"]
+    monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
+    with pytest.raises(SystemExit):
+        compare.main()
+    assert "--job and --manifest go together" in capsys.readouterr().err

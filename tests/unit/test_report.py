@@ -1,0 +1,209 @@
+"""plot.py and report.py through their command lines, on a small made study whose statistics compare.py made."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ("forest", "arms", "seeds", "categories", "curves")
+TABLES = ("contrasts", "arm_means", "seed_effects", "projection", "heterogeneity", "missing")
+TRAINED = ("sft", "sft_dpo", "dpo_only")
+HOSTILE = "<script>alert(1)</script> & <img src=\"https://evil.example/x.png\"> {{ 7 * 7 }} \x07</article>"
+SKILL = {"base": 0.0, "sft": 0.6, "sft_dpo": 1.5, "dpo_only": 1.0}
+METRICS = {
+    "pref_acc": {"kind": "binary", "higher_is_better": True, "bounds": [0, 1], "margin": 0.05, "role": "primary"},
+    "pass_rate": {"kind": "binary", "higher_is_better": True, "bounds": [0, 1], "margin": None, "role": "secondary"},
+    "logp_margin": {"kind": "continuous", "higher_is_better": True, "margin": 0.05, "role": "secondary"},
+}
+
+
+def runs(seeds):
+    return [("base", -1), *((arm, seed) for arm in TRAINED for seed in seeds)]
+
+
+def run_name(arm, seed):
+    return "base" if arm == "base" else f"{arm}-seed{seed}"
+
+
+def write_json(path, value):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value))
+
+
+def write_table(path, rows, **types):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pandas(pd.DataFrame(rows), preserve_index=False)
+    for name, kind in types.items():
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
+    pq.write_table(table, path)
+
+
+def make_scores(root, seeds, prompts, difficulty, rng):
+    """Scores of every run: better arms pass more prompts, seeds differ a little."""
+    shift = {(arm, seed): SKILL[arm] + 0.15 * rng.normal() for arm, seed in runs(seeds)}
+    for metric in METRICS:
+        names = prompts[metric]
+        for (arm, seed), skill in shift.items():
+            logit = skill - difficulty[metric] + 0.5 * rng.normal(size=len(names))
+            value = logit / 10 if metric == "logp_margin" else (logit > 0).astype(float)
+            text = hashlib.sha256(repr((metric, arm, seed)).encode()).hexdigest() if metric == "pass_rate" else None
+            rows = {
+                "arm": arm, "train_seed": seed, "prompt_id": names, "sample_idx": 0, "value": value, "status": "ok",
+                "gen_sha256": text,
+            }  # fmt: skip
+            types = {"train_seed": pa.int32(), "sample_idx": pa.int16(), "gen_sha256": pa.string()}
+            types |= {name: pa.dictionary(pa.int32(), pa.string()) for name in ("arm", "prompt_id", "status")}
+            write_table(root / f"scores/metric={metric}/part-{run_name(arm, seed)}.parquet", rows, **types)
+
+
+def make_curves(root, seeds, steps, rng):
+    step = np.arange(steps)
+    for arm, seed in runs(seeds)[1:]:
+        if arm == "sft":
+            rows = {"loss": 2.2 - 0.9 * (1 - np.exp(-step / 15)) + 0.08 * rng.normal(size=steps)}
+        else:
+            speed = 0.05 if arm == "sft_dpo" else 0.035
+            margin = speed * step + 0.12 * rng.normal(size=steps) * (step > 0)
+            rows = {
+                "loss": np.log1p(np.exp(-margin)), "reward_chosen": -margin / 3, "reward_rejected": -4 * margin / 3,
+                "margin": margin, "reward_accuracy": np.clip(0.5 + margin / 4, 0, 1), "logp_chosen": -90 - 2 * margin,
+                "logp_rejected": -95 - 9 * margin, "chosen_drift": -3.3 * margin,
+            }  # fmt: skip
+        rows |= {"step": step, "grad_norm": 1.0, "learning_rate": 1e-4}
+        write_table(root / run_name(arm, seed) / "curves.parquet", rows)
+
+
+def make_audits(root, categories):
+    counts = {name: 12 for name in categories}
+
+    def table(**more):
+        return {"rows": 60, "distinct_prompts": 58, "categories": counts, **more}
+
+    negatives = {"negatives": {"too_long": 30, "has_comma": 30}, "share_chosen_longer": 0.5}
+    pairs = {
+        "schema": 1, "pairs": table(**negatives), "heldout_pairs": table(**negatives), "heldout_prompts": table(),
+        "heldout_clusters": 90, "near_duplicates": [], "warnings": ["2 held-out prompts nearly are training prompts"],
+    }  # fmt: skip
+    write_json(root / "data/preferences.audit.json", pairs)
+    write_json(root / "data/sft.audit.json", {"schema": 1, "sft": table(), "near_duplicates": [], "warnings": []})
+    length = {"max": 81, "median": 38, "min": 10, "p95": 67}
+    for name, columns in {
+        "sft": ("prompt_ids", "completion_ids"),
+        "train_pairs": ("prompt_ids", "chosen_ids", "rejected_ids"),
+        "heldout_pairs": ("prompt_ids", "chosen_ids", "rejected_ids"),
+        "heldout_prompts": ("prompt_ids",),
+    }.items():
+        overlong = {"by_side": {"chosen": 1}, "rows": ["pair-9"]} if name == "train_pairs" else {"by_side": {}, "rows": []}
+        audit = {"rows": 60, "kept": 60 - len(overlong["rows"]), "overlong": overlong, "starts_with_bos": True}
+        audit |= {"first_token_differs": 0.0, "tokens": dict.fromkeys(columns, length)}
+        write_json(root / f"tokens/{name}.audit.json", audit)
+
+
+def manifest(rule, wildcards, **more):
+    return {
+        "schema": 1, "rule": rule, "wildcards": wildcards, "settings": {}, "code": "0123456789abcdef", "facts": {},
+        "inputs": {}, "outputs": {}, "git": {"sha": "22859e524cdf9c7918d09baf66d8592de51a64c3", "dirty": True},
+        "lock": {"file": "train.yaml", "sha256": "fc9d" * 16}, "started": "2026-11-22T16:43:22+00:00",
+        "versions": {"python": "3.11.7", "torch": "2.3.1", "transformers": "4.43.4", "trl": "0.9.6", "numpy": "1.26.4"},
+        "machine": {"device": "cpu", "cpu_capability": "AVX2", "cpus": 2, "threads": 2, "cuda": "12.1", "host": "secret-host"},
+        "wall_seconds": 41.3, "peak_rss_mib": 1652, **more,
+    }  # fmt: skip
+
+
+def make_manifests(root, seeds):
+    weights = {"weights": {"path": "results/model/weights", "sha256": "647c" * 16}}
+    write_json(root / "model/manifest.json", manifest("fetch_model", {}, outputs=weights))
+    write_json(root / "stats/manifest.json", manifest("compare", {}, lock={"file": "stats.yaml", "sha256": "0078" * 16}))
+    grade = manifest("grade", {"run": "base"}, lock={"file": "grade.yaml", "sha256": "c2a7" * 16})
+    grade["versions"] = {"python": "3.11.7", "lm-eval": "0.4.13"}
+    write_json(root / "scores/part-base.manifest.json", grade)
+    for arm, seed in runs(seeds)[1:]:
+        rule = "train_sft" if arm == "sft" else "train_dpo"
+        write_json(root / run_name(arm, seed) / "train.manifest.json", manifest(rule, {"arm": arm, "seed": str(seed)}))
+    shared = {"model_sha256": "647c" * 16, "trainable_parameters": 32768, "trainable_dtypes": ["torch.float32"], "dropout": 0.0}
+    losses = {run_name(arm, seed): math.log(2) for arm, seed in runs(seeds)[1:] if arm != "sft"}
+    alike = {"every run": shared, "every dpo run": {"rows": 60, "steps": 40, "tokens_seen": 9120}}
+    write_json(root / "parity.json", {"alike": alike, "runs": 3 * len(seeds), "step0_loss": losses})
+
+
+def make_study(root, n=20, seeds=(1, 2, 3), categories=("end_phrase", "keywords", "no_comma"), steps=12):
+    """Everything that plot and report read, below `root`, made by numpy except the statistics."""
+    rng = np.random.default_rng(5)
+    prompts = {metric: [f"{'prompt' if metric == 'pass_rate' else 'pair'}-{i:03d}" for i in range(n)] for metric in METRICS}
+    difficulty = {metric: rng.normal(size=n) for metric in METRICS}
+    make_scores(root, seeds, prompts, difficulty, rng)
+    table = [
+        {"prompt_id": name, "prompt_sha256": hashlib.sha256(name.encode()).hexdigest(), "split": "heldout"}
+        | {"category": categories[i % len(categories)], "cluster_id": name}
+        for names in (prompts["pref_acc"], prompts["pass_rate"])
+        for i, name in enumerate(names)
+    ]
+    write_table(root / "data/prompts.parquet", table)
+    held = [
+        {"id": name, "prompt": f"Write about <b>rivers</b>, number {i}.", "category": categories[i % len(categories)]}
+        for i, name in enumerate(prompts["pass_rate"])
+    ]
+    (root / "heldout_prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in held))
+    for arm, seed in runs(seeds):
+        texts = [HOSTILE if arm == "sft_dpo" else f"{arm} answers about rivers, at length. " * 6 for _ in held]
+        rows = {"prompt_id": prompts["pass_rate"], "sample_idx": 0, "text": texts, "n_tokens": 9, "status": "ok"}
+        write_table(root / run_name(arm, seed) / "generations.parquet", rows, sample_idx=pa.int16())
+    make_curves(root, seeds, steps, rng)
+    make_audits(root, categories)
+    make_manifests(root, seeds)
+    plan = {"seed": 1, "primary_metric": "pref_acc", "metrics": METRICS, "min_prompts_category": min(20, n // 4)}
+    write_json(root / "plan.json", plan)
+    files = ["--plan", "plan.json", "--scores", "scores", "--prompts", "data/prompts.parquet", "--output", "stats"]
+    done = run(root, "compare", *files)
+    assert done.returncode == 0, done.stderr
+    return root
+
+
+def run(root, program, *arguments):
+    """The program as a rule starts it: a process of its own, relative paths."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{program}.py"), *map(str, arguments)]
+    environment = os.environ | {"MPLCONFIGDIR": str(root.parent / "matplotlib")}
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, env=environment)
+
+
+def job(rule, settings):
+    identity = {"rule": rule, "wildcards": {}, "settings": settings, "code": "0" * 16}
+    return ["--job", json.dumps(identity), "--manifest", f"{rule}.manifest.json"]
+
+
+def plot(root, figures="figures"):
+    curves = sorted(path.relative_to(root) for path in root.glob("*-seed*/curves.parquet"))
+    return run(root, "plot", *job("plot", {}), "--stats", "stats", "--curves", *curves, "--figures", figures)
+
+
+def report(root, output="report.html"):
+    settings = {
+        "study": "made", "seeds": [1, 2, 3], "model": {"source": "path", "path": "/home/somebody/models/tiny", "precision": "fp32"},
+        "tokens": {"max_length": 192, "system_prompt": None}, "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
+        "sft": {"learning_rate": 5e-4, "epochs": 1}, "dpo": {"learning_rate": 2e-4, "beta": 0.1, "epochs": 1},
+        "generation": {"max_new_tokens": 64, "temperature": 0.0},
+    }  # fmt: skip
+
+    def files(*patterns):
+        return [path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))]
+
+    return run(
+        root, "report", *job("report", settings), "--stats", "stats", "--figures", "figures",
+        "--audits", *files("data/*.audit.json", "tokens/*.audit.json"), "--parity", "parity.json",
+        "--prompts", "heldout_prompts.jsonl", "--generations", *files("*/generations.parquet"),
+        "--scores", *files("scores/metric=pass_rate/part-*.parquet"),
+        "--manifests", *files("model/manifest.json", "stats/manifest.json", "scores/*.manifest.json", "*-seed*/train.manifest.json"),
+        "--output", output,
+    )  # fmt: skip
