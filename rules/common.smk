@@ -9,6 +9,8 @@ from pathlib import Path
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
 TRAINED = ("sft", "sft_dpo", "dpo_only")
+FIGURES = ("forest", "arms", "seeds", "categories", "curves")
+STATISTICS = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
 METRICS = ("pref_acc", "pass_rate", "logp_margin")
 RUNS = ["base", *(f"{arm}-seed{seed}" for arm in TRAINED for seed in config["seeds"])]
 USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
@@ -34,7 +36,8 @@ def imported(path):
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
-            for candidate in (SCRIPTS / f"{name.replace('.', '/')}.py", SCRIPTS / name.replace(".", "/") / "__init__.py"):
+            file = SCRIPTS.joinpath(*name.split("."))
+            for candidate in (file.with_suffix(".py"), file / "__init__.py"):
                 if candidate.is_file():
                     yield candidate
 
@@ -80,6 +83,77 @@ def program(rule, environment):
         return shlex.join([python, str(SCRIPTS / f"{rule}.py")])
 
     return command
+
+
+DATASETS = {
+    # data set of the token files: (key in the config's data section, kind of rows, the audit that must have passed)
+    "sft": ("sft", "sft", "sft"),
+    "train_pairs": ("pairs", "pairs", "preferences"),
+    "heldout_pairs": ("heldout_pairs", "pairs", "preferences"),
+    "heldout_prompts": ("heldout_prompts", "prompts", "preferences"),
+}
+
+
+def token_settings(wildcards):
+    """Token settings of one data set: an overlong held-out row is an error whatever the config says."""
+    overlong = {} if wildcards.dataset in ("sft", "train_pairs") else {"on_overlong": "error"}
+    return {**config["tokens"], **overlong}
+
+
+def dpo_start(wildcards):
+    """The adapter that an arm's DPO starts from: its seed's SFT adapter, or none."""
+    return f"<results>/sft-seed{wildcards.seed}/adapter/arm.json" if wildcards.arm == "sft_dpo" else []
+
+
+def dpo_reference(wildcards):
+    """The reference table of an arm: log-probabilities under the policy that its DPO starts from."""
+    run = f"sft-seed{wildcards.seed}" if wildcards.arm == "sft_dpo" else "base"
+    return f"<results>/{run}/train_logps.parquet"
+
+
+def training(stage):
+    """What a training job of one stage depends on."""
+    shared = {"precision": config["model"]["precision"], "max_length": config["tokens"]["max_length"]}
+    return {**shared, "lora": config["lora"], stage: config[stage]}
+
+
+def adapter_of(wildcards):
+    """arm.json of a run's adapter; the base has none."""
+    return [] if wildcards.run == "base" else f"<results>/{wildcards.run}/adapter/arm.json"
+
+
+def adapter_flag(wildcards, input):
+    """The flag that hands a run's adapter to its program."""
+    return ["--adapter", input.adapter] if input.adapter else []
+
+
+def plan(config):
+    """The analysis plan: what statistics/spec fixes, with the config's choices. Part of the job, so fixed before scores."""
+    chosen = config["statistics"]
+    margins = chosen["margins"]
+    kinds = {"pref_acc": "binary", "pass_rate": "binary", "logp_margin": "continuous"}
+    return {
+        "seed": chosen["seed"],
+        "alpha": chosen["alpha"],
+        "q": chosen["q"],
+        "primary_metric": chosen["primary_metric"],
+        "primary_contrasts": ["C1", "C2", "C3"],
+        "primary_scope": chosen["primary_scope"],
+        "secondary_scope": "checkpoint",
+        "weighting": "micro",
+        "min_prompts_category": chosen["min_prompts_category"],
+        "monte_carlo": {"B": 19999},
+        "metrics": {
+            name: {
+                "kind": kind,
+                "higher_is_better": True,
+                "bounds": [0, 1] if kind == "binary" else None,
+                "margin": margins.get(name),
+                "role": "primary" if name == chosen["primary_metric"] else "secondary",
+            }
+            for name, kind in kinds.items()
+        },
+    }
 
 
 onstart:

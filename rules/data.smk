@@ -4,20 +4,6 @@ The audits are `ancient` for tokenisation: they must exist before it, but a chan
 them anew, is no reason to train again.
 """
 
-DATASETS = {
-    # data set of the token files: (key in the config's data section, kind of rows, the audit that must have passed)
-    "sft": ("sft", "sft", "sft"),
-    "train_pairs": ("pairs", "pairs", "preferences"),
-    "heldout_pairs": ("heldout_pairs", "pairs", "preferences"),
-    "heldout_prompts": ("heldout_prompts", "prompts", "preferences"),
-}
-
-
-def token_settings(wildcards):
-    """Token settings of one data set: an overlong held-out row is an error whatever the config says."""
-    overlong = {} if wildcards.dataset in ("sft", "train_pairs") else {"on_overlong": "error"}
-    return {**config["tokens"], **overlong}
-
 
 rule check_sft:
     """Check the SFT rows as text, and that no held-out prompt is among them."""
@@ -29,18 +15,18 @@ rule check_sft:
     output:
         audit="<results>/data/sft.audit.json",
         manifest="<results>/data/sft.manifest.json",
-    params:
-        job=job("check_sft", {}),
-        program=program("check_sft", "stats"),
     log:
         "<logs>/check_sft.log",
     benchmark:
         "<benchmarks>/check_sft.tsv"
+    conda:
+        "../envs/stats.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/stats.yaml"
+    params:
+        job=job("check_sft", {}),
+        program=program("check_sft", "stats"),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -60,18 +46,18 @@ rule check_preferences:
         audit="<results>/data/preferences.audit.json",
         prompts="<results>/data/prompts.parquet",
         manifest="<results>/data/preferences.manifest.json",
-    params:
-        job=job("check_preferences", {}),
-        program=program("check_preferences", "stats"),
     log:
         "<logs>/check_preferences.log",
     benchmark:
         "<benchmarks>/check_preferences.tsv"
+    conda:
+        "../envs/stats.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/stats.yaml"
+    params:
+        job=job("check_preferences", {}),
+        program=program("check_preferences", "stats"),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -92,19 +78,19 @@ rule tokenize_data:
         tokens="<results>/tokens/{dataset}.parquet",
         audit="<results>/tokens/{dataset}.audit.json",
         manifest="<results>/tokens/{dataset}.manifest.json",
-    params:
-        job=job("tokenize_data", token_settings),
-        program=program("tokenize_data", "train"),
-        kind=lambda wildcards, input: DATASETS[wildcards.dataset][1],
     log:
         "<logs>/tokenize_data/{dataset}.log",
     benchmark:
         "<benchmarks>/tokenize_data/{dataset}.tsv"
+    conda:
+        "../envs/train.yaml"
     resources:
         mem_mb=2000,
         runtime=60,
-    conda:
-        "../envs/train.yaml"
+    params:
+        job=job("tokenize_data", token_settings),
+        program=program("tokenize_data", "train"),
+        kind=lambda wildcards, input: DATASETS[wildcards.dataset][1],
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \

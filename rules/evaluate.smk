@@ -1,16 +1,6 @@
 """What each run thinks of pairs and answers to prompts, and the scores of both."""
 
 
-def adapter_of(wildcards):
-    """arm.json of a run's adapter; the base has none."""
-    return [] if wildcards.run == "base" else f"<results>/{wildcards.run}/adapter/arm.json"
-
-
-def adapter_flag(wildcards, input):
-    """The flag that hands a run's adapter to its program."""
-    return ["--adapter", input.adapter] if input.adapter else []
-
-
 rule score_pairs:
     """Log-probabilities of pairs under one policy; on the training pairs, a reference table."""
     input:
@@ -21,21 +11,21 @@ rule score_pairs:
     output:
         table="<results>/{run}/{split}_logps.parquet",
         manifest="<results>/{run}/{split}_logps.manifest.json",
-    params:
-        job=job("score_pairs", {"precision": config["model"]["precision"], **config["scoring"]}),
-        program=program("score_pairs", "train"),
-        adapter=adapter_flag,
     log:
         "<logs>/score_pairs/{run}-{split}.log",
     benchmark:
         "<benchmarks>/score_pairs/{run}-{split}.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: config["threads"]
     resources:
         mem_mb=6000,
         runtime=120,
         gpu=config["gpus"],
-    conda:
-        "../envs/train.yaml"
+    params:
+        job=job("score_pairs", {"precision": config["model"]["precision"], **config["scoring"]}),
+        program=program("score_pairs", "train"),
+        adapter=adapter_flag,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -54,21 +44,21 @@ rule generate:
     output:
         generations="<results>/{run}/generations.parquet",
         manifest="<results>/{run}/generations.manifest.json",
-    params:
-        job=job("generate", {"precision": config["model"]["precision"], "generation": config["generation"]}),
-        program=program("generate", "train"),
-        adapter=adapter_flag,
     log:
         "<logs>/generate/{run}.log",
     benchmark:
         "<benchmarks>/generate/{run}.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: config["threads"]
     resources:
         mem_mb=6000,
         runtime=240,
         gpu=config["gpus"],
-    conda:
-        "../envs/train.yaml"
+    params:
+        job=job("generate", {"precision": config["model"]["precision"], "generation": config["generation"]}),
+        program=program("generate", "train"),
+        adapter=adapter_flag,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -89,20 +79,20 @@ rule grade:
         pass_rate="<results>/scores/metric=pass_rate/part-{run}.parquet",
         logp_margin="<results>/scores/metric=logp_margin/part-{run}.parquet",
         manifest="<results>/scores/part-{run}.manifest.json",
+    log:
+        "<logs>/grade/{run}.log",
+    benchmark:
+        "<benchmarks>/grade/{run}.tsv"
+    conda:
+        "../envs/grade.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
     params:
         job=job("grade", {}),
         program=program("grade", "grade"),
         arm=lambda wildcards, input: wildcards.run.split("-seed")[0],
         seed=lambda wildcards, input: (wildcards.run.split("-seed") + ["-1"])[1],
-    log:
-        "<logs>/grade/{run}.log",
-    benchmark:
-        "<benchmarks>/grade/{run}.tsv"
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    conda:
-        "../envs/grade.yaml"
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \

@@ -10,19 +10,19 @@ rule fetch_model:
         weights=directory("<results>/model/weights"),
         card="<results>/model/model.json",
         manifest="<results>/model/manifest.json",
-    params:
-        job=job("fetch_model", {"model": config["model"]}),
-        program=program("fetch_model", "train"),
     log:
         "<logs>/fetch_model.log",
     benchmark:
         "<benchmarks>/fetch_model.tsv"
-    resources:
-        mem_mb=8000,
-        runtime=240,
     localrule: True
     conda:
         "../envs/train.yaml"
+    resources:
+        mem_mb=8000,
+        runtime=240,
+    params:
+        job=job("fetch_model", {"model": config["model"], "study_bytes": 10**9}),  # adapters, tables, caches
+        program=program("fetch_model", "train"),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \

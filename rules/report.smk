@@ -1,8 +1,5 @@
 """Figures, and the report that holds everything a reader needs in one page."""
 
-FIGURES = ("forest", "arms", "seeds", "categories", "curves")
-CURVES = expand("<results>/{arm}-seed{seed}/curves.parquet", arm=TRAINED, seed=config["seeds"])
-
 
 rule plot:
     """The figures, as SVG for the report and PNG for slides."""
@@ -11,7 +8,7 @@ rule plot:
         arm_means="<results>/stats/arm_means.parquet",
         seed_effects="<results>/stats/seed_effects.parquet",
         decision="<results>/stats/decision.json",
-        curves=CURVES,
+        curves=expand("<results>/{arm}-seed{seed}/curves.parquet", arm=TRAINED, seed=config["seeds"]),
         env="envs/stats.yaml",
     output:
         svg=report(
@@ -21,20 +18,20 @@ rule plot:
         ),
         png=expand("<results>/figures/{figure}.png", figure=FIGURES),
         manifest="<results>/figures/manifest.json",
+    log:
+        "<logs>/plot.log",
+    benchmark:
+        "<benchmarks>/plot.tsv"
+    conda:
+        "../envs/stats.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
     params:
         job=job("plot", {}),
         program=program("plot", "stats"),
         stats=lambda wildcards, input: os.path.dirname(input.decision),
         figures=lambda wildcards, output: os.path.dirname(output.manifest),
-    log:
-        "<logs>/plot.log",
-    benchmark:
-        "<benchmarks>/plot.tsv"
-    resources:
-        mem_mb=2000,
-        runtime=30,
-    conda:
-        "../envs/stats.yaml"
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -67,20 +64,23 @@ rule report:
     output:
         html=report("<results>/report.html", category="Report", caption="../config/captions/report.rst"),
         manifest="<results>/report.manifest.json",
-    params:
-        job=job("report", {name: config[name] for name in ("study", "seeds", "model", "tokens", "lora", "sft", "dpo", "generation")}),
-        program=program("report", "stats"),
-        stats=lambda wildcards, input: os.path.dirname(input.decision),
-        figures=lambda wildcards, input: os.path.dirname(input.figures[0]),
     log:
         "<logs>/report.log",
     benchmark:
         "<benchmarks>/report.tsv"
+    conda:
+        "../envs/stats.yaml"
     resources:
         mem_mb=2000,
         runtime=30,
-    conda:
-        "../envs/stats.yaml"
+    params:
+        job=job(
+            "report",
+            {name: config[name] for name in ("study", "seeds", "model", "tokens", "lora", "sft", "dpo", "generation")},
+        ),
+        program=program("report", "stats"),
+        stats=lambda wildcards, input: os.path.dirname(input.decision),
+        figures=lambda wildcards, input: os.path.dirname(input.figures[0]),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \

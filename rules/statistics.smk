@@ -1,35 +1,6 @@
 """The statistics: paired contrasts of the four arms, and the decision."""
 
 
-def plan(config):
-    """The analysis plan: what statistics/spec fixes, with the config's choices. Part of the job, so fixed before scores."""
-    chosen = config["statistics"]
-    margins = chosen["margins"]
-    kinds = {"pref_acc": "binary", "pass_rate": "binary", "logp_margin": "continuous"}
-    return {
-        "seed": chosen["seed"],
-        "alpha": chosen["alpha"],
-        "q": chosen["q"],
-        "primary_metric": chosen["primary_metric"],
-        "primary_contrasts": ["C1", "C2", "C3"],
-        "primary_scope": chosen["primary_scope"],
-        "secondary_scope": "checkpoint",
-        "weighting": "micro",
-        "min_prompts_category": chosen["min_prompts_category"],
-        "monte_carlo": {"B": 19999},
-        "metrics": {
-            name: {
-                "kind": kind,
-                "higher_is_better": True,
-                "bounds": [0, 1] if kind == "binary" else None,
-                "margin": margins.get(name),
-                "role": "primary" if name == chosen["primary_metric"] else "secondary",
-            }
-            for name, kind in kinds.items()
-        },
-    }
-
-
 rule compare:
     """Paired contrasts C1-C7 with error control, a verdict for each in words, and the decision."""
     input:
@@ -43,24 +14,25 @@ rule compare:
         env="envs/stats.yaml",
     output:
         contrasts="<results>/stats/contrasts.parquet",
-        contrasts_csv="<results>/stats/contrasts.csv",
         arm_means="<results>/stats/arm_means.parquet",
         seed_effects="<results>/stats/seed_effects.parquet",
+        more=expand("<results>/stats/{table}.parquet", table=("variance", "projection", "heterogeneity", "missing")),
+        csv=expand("<results>/stats/{table}.csv", table=STATISTICS),
         decision="<results>/stats/decision.json",
         manifest="<results>/stats/manifest.json",
-    params:
-        job=job("compare", plan(config)),
-        program=program("compare", "stats"),
-        folder=lambda wildcards, output: os.path.dirname(output.decision),
     log:
         "<logs>/compare.log",
     benchmark:
         "<benchmarks>/compare.tsv"
+    conda:
+        "../envs/stats.yaml"
     resources:
         mem_mb=4000,
         runtime=60,
-    conda:
-        "../envs/stats.yaml"
+    params:
+        job=job("compare", plan(config)),
+        program=program("compare", "stats"),
+        folder=lambda wildcards, output: os.path.dirname(output.decision),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \

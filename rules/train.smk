@@ -1,23 +1,6 @@
 """SFT, then DPO from SFT and DPO from the base: one job per arm and seed."""
 
 
-def dpo_start(wildcards):
-    """The adapter that an arm's DPO starts from: its seed's SFT adapter, or none."""
-    return f"<results>/sft-seed{wildcards.seed}/adapter/arm.json" if wildcards.arm == "sft_dpo" else []
-
-
-def dpo_reference(wildcards):
-    """The reference table of an arm: log-probabilities under the policy that its DPO starts from."""
-    run = f"sft-seed{wildcards.seed}" if wildcards.arm == "sft_dpo" else "base"
-    return f"<results>/{run}/train_logps.parquet"
-
-
-def training(stage):
-    """What a training job of one stage depends on."""
-    shared = {"precision": config["model"]["precision"], "max_length": config["tokens"]["max_length"]}
-    return {**shared, "lora": config["lora"], stage: config[stage]}
-
-
 rule train_sft:
     """Fine-tune a fresh adapter on the SFT rows."""
     input:
@@ -31,20 +14,20 @@ rule train_sft:
         curves="<results>/sft-seed{seed}/curves.parquet",
         observed="<results>/sft-seed{seed}/observed.json",
         manifest="<results>/sft-seed{seed}/train.manifest.json",
-    params:
-        job=job("train_sft", training("sft")),
-        program=program("train_sft", "train"),
     log:
         "<logs>/train_sft/seed{seed}.log",
     benchmark:
         "<benchmarks>/train_sft/seed{seed}.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: config["threads"]
     resources:
         mem_mb=8000,
         runtime=480,
         gpu=config["gpus"],
-    conda:
-        "../envs/train.yaml"
+    params:
+        job=job("train_sft", training("sft")),
+        program=program("train_sft", "train"),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -68,21 +51,21 @@ rule train_dpo:
         curves="<results>/{arm}-seed{seed}/curves.parquet",
         observed="<results>/{arm}-seed{seed}/observed.json",
         manifest="<results>/{arm}-seed{seed}/train.manifest.json",
-    params:
-        job=job("train_dpo", training("dpo")),
-        program=program("train_dpo", "train"),
-        start=lambda wildcards, input: ["--start", input.start] if input.start else [],
     log:
         "<logs>/train_dpo/{arm}-seed{seed}.log",
     benchmark:
         "<benchmarks>/train_dpo/{arm}-seed{seed}.tsv"
+    conda:
+        "../envs/train.yaml"
     threads: config["threads"]
     resources:
         mem_mb=8000,
         runtime=480,
         gpu=config["gpus"],
-    conda:
-        "../envs/train.yaml"
+    params:
+        job=job("train_dpo", training("dpo")),
+        program=program("train_dpo", "train"),
+        start=lambda wildcards, input: ["--start", input.start] if input.start else [],
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -100,18 +83,18 @@ rule check_parity:
     output:
         parity="<results>/parity.json",
         manifest="<results>/parity.manifest.json",
-    params:
-        job=job("check_parity", {}),
-        program=program("check_parity", "stats"),
     log:
         "<logs>/check_parity.log",
     benchmark:
         "<benchmarks>/check_parity.tsv"
+    conda:
+        "../envs/stats.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../envs/stats.yaml"
+    params:
+        job=job("check_parity", {}),
+        program=program("check_parity", "stats"),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \

@@ -63,6 +63,8 @@ def main() -> None:
     }
     outputs = {}
     for name, figure in figures.items():
+        figure.draw_without_rendering()  # solves the layout, once for both files
+        figure.set_layout_engine("none")
         for kind in ("svg", "png"):
             outputs[f"{name}_{kind}"] = path = Path(args.figures) / f"{name}.{kind}"
             save(figure, path)
@@ -101,14 +103,16 @@ def number(value: float, factor: float, signed: bool = True) -> str:
     return text.replace("-", "−")
 
 
-def p_value(p: float) -> str:
-    """A p-value for a table cell; nothing if it does not exist."""
-    return "" if p is None or math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}" if p < 0.1 else f"{p:.2f}"
+def p_value(p: float, name: str = "") -> str:
+    """A p-value for a table cell or, with name "p = ", for a sentence; nothing if it does not exist."""
+    if math.isnan(p):
+        return ""
+    return f"{name.rstrip('= ')} < 0.001".strip() if p < 0.001 else f"{name}{p:.3f}" if p < 0.1 else f"{name}{p:.2f}"
 
 
-def is_claim(verdict: str) -> bool:
-    """Whether a verdict says something about the direction or size of a difference."""
-    return verdict not in ("inconclusive", "not_testable")
+def verdict_words(verdict: str) -> str:
+    """A verdict as it is shown: "superior, negligible", "not testable"."""
+    return verdict.replace("_negligible", ", negligible").replace("_", " ")
 
 
 def read_curves(paths: list[str]) -> dict[str, list]:
@@ -152,7 +156,7 @@ def save(figure, path: Path) -> None:
     svg = path.suffix == ".svg"
     metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if svg else {"Software": None}
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=200, metadata=metadata, facecolor="white", transparent=svg)
+        figure.savefig(temporary, dpi=200, metadata=metadata, facecolor="none" if svg else "white")
 
 
 def new_figure(width: float, height: float, rows: int, columns: int, **options):
@@ -181,60 +185,83 @@ def contrast_names(rows) -> list[str]:
     return sorted(rows["contrast"].unique(), key=lambda name: (name not in primary, name))
 
 
+# Places across the forest plot, as shares of its width: the panels, and the columns of text beside them.
+FOREST = {"left": 0.295, "right": 0.715, "name": 0.012, "difference": 0.73, "adj. p": 0.815, "verdict": 0.883}
+
+
 def draw_forest(overall, metrics: list[str]):
     """Differences with both intervals, one panel a metric; adjusted p and verdict stand beside each row."""
+    from matplotlib import pyplot
+
     names = contrast_names(overall)
-    figure, axes = new_figure(8.0, len(metrics) * (0.9 + 0.34 * len(names)) + 0.35, len(metrics), 1)
-    for axis, metric in zip(axes, metrics, strict=True):
+    head, body, foot, key = 0.42, 0.33 * (len(names) + 0.2), 0.5, 0.6  # inches
+    height = (head + body + foot) * len(metrics) + key
+    figure = pyplot.figure(figsize=(8.2, height))
+    for i, metric in enumerate(metrics, start=1):
+        bottom = height - (head + body + foot) * i + foot
+        axis = figure.add_axes((FOREST["left"], bottom / height, FOREST["right"] - FOREST["left"], body / height))
         rows = in_order(overall[overall["metric"] == metric], "contrast", names)
-        factor, label = unit(rows["kind"].iloc[0])
-        margin = rows["margin"].iloc[0]
-        if not math.isnan(margin):
-            axis.axvspan(-margin * factor, margin * factor, color="#f0e442", alpha=0.28, lw=0)
-        axis.axvline(0, color=INK, lw=0.7)
-        for place, row in enumerate(rows.itertuples()):
-            draw_forest_row(axis, place, row, factor)
-        suffix = "" if math.isnan(margin) else f"; shaded: ±{margin * factor:g}, differences that do not matter"
-        axis.set(xlabel=f"difference, {label}{suffix}", ylim=(len(rows) - 0.4, -0.75), yticks=[])
-        axis.set_title(title(metric, f"  (n = {rows['n_prompts'].iloc[0]}, {rows['n_seeds'].iloc[0]} seeds)"), x=-0.62)
-        axis.spines["left"].set_visible(False)
-        if (rows["family"] == "primary").any():
-            axis.axhline((rows["family"] == "primary").sum() - 0.5, -0.62, 1.62, color=GREY, lw=0.5, clip_on=False)
-        for x, text in zip(RIGHT, ("difference", "adj. p", "verdict"), strict=True):
-            axis.text(x, -0.72, text, transform=axis.get_yaxis_transform(), color=GREY, fontsize=7)
+        draw_forest_panel(axis, rows)
+        n, seeds = rows["n_prompts"].iloc[0], rows["n_seeds"].iloc[0]
+        top = {"y": (bottom + body + 0.1) / height, "va": "baseline"}
+        figure.text(FOREST["name"], s=title(metric), weight="bold", fontsize=9, **top)
+        size = f"n = {n} prompts, {seeds} training seed{'' if seeds == 1 else 's'}"
+        figure.text(FOREST["left"], s=size, color=GREY, fontsize=7, **top)
+        for column in ("difference", "adj. p", "verdict"):
+            figure.text(FOREST[column], s=column, color=GREY, fontsize=7, **top)
     scopes = {family: rows["scope"].iloc[0] for family, rows in overall.groupby("family")}
-    figure.supxlabel(forest_key(scopes), fontsize=7, color=GREY, x=0.01, ha="left")
+    figure.text(FOREST["name"], 0.1 / height, forest_key(scopes), fontsize=7, color=GREY, linespacing=1.4)
     return figure
 
 
-RIGHT = (1.03, 1.22, 1.38)  # places of the columns beside a forest panel, in widths of the panel
+def draw_forest_panel(axis, rows) -> None:
+    """One metric: a row for each contrast, primary ones above the line."""
+    from matplotlib.transforms import blended_transform_factory
+
+    factor, label = unit(rows["kind"].iloc[0])
+    margin = rows["margin"].iloc[0]
+    note = "" if math.isnan(margin) else f"; shaded: ±{margin * factor:g}, too small to matter"
+    if note:
+        axis.axvspan(-margin * factor, margin * factor, color="#f0e442", alpha=0.28, lw=0)
+    axis.axvline(0, color=INK, lw=0.7)
+    beside = blended_transform_factory(axis.figure.transFigure, axis.transData)
+    for place, row in enumerate(rows.itertuples()):
+        draw_forest_row(axis, place, row, factor, beside)
+    primary = (rows["family"] == "primary").sum()
+    if 0 < primary < len(rows):
+        ends = [FOREST["name"], 1 - FOREST["name"]]
+        axis.plot(ends, [primary - 0.5] * 2, color=GREY, lw=0.5, clip_on=False, transform=beside, scalex=False)
+    axis.set(xlabel=f"difference, {label}{note}", ylim=(len(rows) - 0.4, -0.6), yticks=[])
+    axis.spines["left"].set_visible(False)
 
 
-def draw_forest_row(axis, place: int, row, factor: float) -> None:
+def draw_forest_row(axis, place: int, row, factor: float, beside) -> None:
     """One contrast: its name and question, point and intervals, and what follows from them."""
-    primary, strong = row.family == "primary", is_claim(row.verdict)
-    colour = INK if strong else "#8c8c8c"
+    primary, claim = row.family == "primary", row.verdict not in ("inconclusive", "not_testable")
+    colour = INK if claim else "#8c8c8c"
     for low, high, width in ((row.ci_method_lo, row.ci_method_hi, 0.9), (row.ci_ckpt_lo, row.ci_ckpt_hi, 3.2)):
         if not math.isnan(low):
             axis.plot([low * factor, high * factor], [place, place], color=colour, lw=width, solid_capstyle="butt")
     marker = {"marker": "D" if primary else "o", "ms": 5.5 if primary else 5, "mew": 1.1}
-    axis.plot(row.estimate * factor, place, color=colour, mfc=colour if strong else "white", **marker)
-    place_text = {"transform": axis.get_yaxis_transform(), "va": "center"}
+    axis.plot(row.estimate * factor, place, color=colour, mfc=colour if claim else "white", **marker)
+    text = {"transform": beside, "va": "center"}
     name, question = CONTRASTS.get(row.contrast, (row.contrast, ""))
-    axis.text(-0.62, place - 0.16, name, weight="bold" if primary else "normal", **place_text)
-    axis.text(-0.62, place + 0.22, question, color=GREY, fontsize=7, **place_text)
-    verdict = row.verdict.replace("_", ", " if row.verdict.endswith("negligible") else " ")
-    for x, text in zip(RIGHT, (number(row.estimate, factor), p_value(row.p_adj), verdict), strict=True):
-        axis.text(x, place, text, weight="bold" if strong and x == RIGHT[2] else "normal", **place_text)
+    axis.text(FOREST["name"], place - 0.17, name, weight="bold" if primary else "normal", **text)
+    axis.text(FOREST["name"], place + 0.23, question, color=GREY, fontsize=7, **text)
+    axis.text(FOREST["difference"], place, number(row.estimate, factor), **text)
+    axis.text(FOREST["adj. p"], place, p_value(row.p_adj), **text)
+    axis.text(FOREST["verdict"], place, verdict_words(row.verdict), weight="bold" if claim else "normal", **text)
 
 
 def forest_key(scopes: dict[str, str]) -> str:
-    """The line below the forest plot."""
-    what = {"method": "the recipe (thin line)", "checkpoint": "these checkpoints (thick line)"}
-    key = "95% intervals: thick = these checkpoints (prompts vary), thin = the recipe (prompts and seeds vary).  "
-    parts = [f"{family}: {what[scopes[family]]}" for family in ("primary", "secondary") if family in scopes]
-    marks = "Diamonds: primary contrasts. Filled: a difference or equivalence is shown."
-    return key + marks + "\nVerdicts rest on — " + "; ".join(parts) + "."
+    """The lines below the forest plot."""
+    what = {"method": "the recipe (thin)", "checkpoint": "these checkpoints (thick)"}
+    rests = [f"{family} on {what[scopes[family]]}" for family in ("primary", "secondary") if family in scopes]
+    return (
+        "95% intervals: thick = these checkpoints (prompts vary), thin = the recipe (prompts and seeds vary).\n"
+        f"Verdicts rest: {', '.join(rests)}. Diamonds above the line: primary contrasts.\n"
+        "Filled and black: a verdict after adjustment; open and grey: none."
+    )
 
 
 def draw_arms(means, overall, metrics: list[str]):
@@ -246,6 +273,8 @@ def draw_arms(means, overall, metrics: list[str]):
         for row in means[means["metric"] == metric].itertuples():
             place, colour = places[row.arm], COLOURS[row.arm]
             if row.level == "seed":
+                if row.arm == "base":  # it is not trained, so it has no seeds to show
+                    continue
                 axis.plot(row.mean * factor, place + 0.24, "o", ms=2.8, color=colour, alpha=0.65, mew=0)
                 continue
             if not math.isnan(row.ci_lo):
@@ -306,7 +335,7 @@ def draw_categories(rows, metrics: list[str]):
     figure, axes = new_figure(7.8, size, len(metrics), 1, gridspec_kw={"height_ratios": heights})
     for axis, metric in zip(axes, metrics, strict=True):
         draw_heat_map(axis, rows[rows["metric"] == metric], names, metric)
-    key = "Cell: difference, below it adjusted p. Framed: significant after adjustment. Grey: too few prompts to be tested."
+    key = "Difference, adjusted p below. Framed: significant after adjustment. Grey: too few prompts to be tested."
     figure.supxlabel(key, fontsize=7, color=GREY, x=0.01, ha="left")
     return figure
 
@@ -328,12 +357,12 @@ def draw_heat_map(axis, rows, names: list[str], metric: str) -> None:
         axis.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, lw=0))
         if significant:
             axis.add_patch(Rectangle((x + 0.035, y + 0.05), 0.93, 0.9, fill=False, edgecolor=INK, lw=1.3))
-        ink = "white" if tested and abs(row.estimate) > 0.8 * largest else INK if tested else GREY
+        ink = "white" if tested and abs(row.estimate) > 0.6 * largest else INK if tested else GREY
         text = {"ha": "center", "va": "center", "color": ink}
         height = 0.36 if tested else 0.5
         axis.text(x + 0.5, y + height, number(row.estimate, factor), weight="bold" if significant else "normal", **text)
         if tested:
-            axis.text(x + 0.5, y + 0.72, f"p {p_value(row.p_adj)}".replace("p 0", "p = 0"), fontsize=6.2, **text)
+            axis.text(x + 0.5, y + 0.72, p_value(row.p_adj, "p = "), fontsize=6.2, **text)
     sizes = rows.groupby("group")["n_prompts"].first()
     axis.set(xlim=(0, len(names)), ylim=(len(groups), 0))
     axis.set_xticks([x + 0.5 for x in range(len(names))], [wrapped(name) for name in names], fontsize=7)
@@ -356,7 +385,7 @@ PANELS = (  # title, column, arms, label, where a policy that equals its referen
     ("DPO loss", "loss", DPO, "loss", None),
     ("Reward margin", "margin", DPO, "chosen − rejected", 0.0),
     ("Reward accuracy", "reward_accuracy", DPO, "share of pairs", 0.5),
-    ("Drift of chosen answers", "chosen_drift", DPO, "log-probability − reference's", 0.0),
+    ("Drift of chosen answers", "chosen_drift", DPO, "nats against reference", 0.0),
 )
 
 

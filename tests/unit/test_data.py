@@ -113,9 +113,11 @@ def test_held_out_prompts_can_be_graded():
 
 @pytest.mark.parametrize("name", PAIR_FILES)
 def test_pairs_differ_late(name):
-    common = [make_data.common_prefix(row["chosen"].split(), row["rejected"].split()) for row in rows(name)]
-    assert min(common) >= 1
-    assert sum(words >= 3 for words in common) >= 0.8 * len(common)
+    """The card counts tokens; without the model's tokenizer, words say nearly the same."""
+    found = rows(name)
+    assert min(make_data.common_prefix(row["chosen"], row["rejected"]) for row in found) >= 3
+    words = [make_data.common_prefix(row["chosen"].split(), row["rejected"].split()) for row in found]
+    assert sum(number >= 3 for number in words) >= 0.8 * len(words)
 
 
 def test_templates_are_few_and_only_where_the_card_says():

@@ -26,7 +26,7 @@ from paired.contract import (
 from paired.contrasts import analyse, complete_case, missing_bounds, paired_differences
 from paired.inference import infer
 
-ORACLES = Path(os.environ.get("PAIRED_ORACLES", Path(__file__).parents[1] / "oracles.json"))
+ORACLES = Path(os.environ.get("PAIRED_ORACLES", Path(__file__).parents[2] / "oracles.json"))
 CASES = json.loads(ORACLES.read_text())["cases"]
 
 # Kinds that no test here runs, and why.

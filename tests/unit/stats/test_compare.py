@@ -19,7 +19,7 @@ from test_paired_oracles import write_prompts, write_scores
 from arms.files import UserError
 from paired.contrasts import CONTRAST_COLUMNS
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PLAN = {
     "seed": 20261122,
     "alpha": 0.05,

@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arms.files import UserError, sha256_file
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "layers": 2, "heads": 4, "kv_heads": 2, "vocab_size": 400}
 RANDOM = {"source": "random", "seed": 0, "family": "llama", **SIZES}

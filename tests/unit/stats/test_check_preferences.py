@@ -13,7 +13,7 @@ pytest.importorskip("statsmodels", reason="needs the stats environment")
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def pair_rows(prefix: str) -> list[dict]:

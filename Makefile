@@ -1,0 +1,67 @@
+# `make demo` sets everything up and runs the default study to its report; `make test` sets up and runs all tests.
+# Both may be interrupted and repeated. Needs python3.11, git and make; nothing else has to be installed.
+
+SHELL := /bin/bash
+PYTHON ?= python3.11
+UV := .envs/uv/bin/uv
+UV_VERSION := 0.13.9
+CORES ?= all
+SNAKEMAKE := .envs/driver/bin/snakemake
+unexport PYTHONDONTWRITEBYTECODE  # with it every job would compile its imports again
+export UV_NO_PROGRESS := 1
+
+.PHONY: demo test unit workflow setup envs docs lint clean help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: setup  ## run the default study (SmolLM2-135M on this CPU) to results/demo/report.html
+	@echo "==> running the default study; a rerun continues where this one stops"
+	@# the lock file serves two purposes: one demo at a time, and a killed one leaves nothing that needs unlocking
+	@mkdir -p .snakemake && flock --nonblock --conflict-exit-code 9 .snakemake/demo.lock \
+	    bash -c '$(SNAKEMAKE) --unlock >/dev/null 2>&1; exec $(SNAKEMAKE) --cores $(CORES) --quiet rules reason' \
+	    || { code=$$?; [ $$code -ne 9 ] || echo "another 'make demo' is running in this folder"; exit $$code; }
+	@echo "==> the report: $(CURDIR)/results/demo/report.html"
+
+setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats))  ## install the locked environments into .envs/
+
+test: setup .envs/pytest/.ready lint unit workflow  ## run all tests
+
+unit:  ## unit tests, each in the environment of what it tests
+	@echo "==> unit tests, each in the environment of what it tests"
+	.envs/stats/bin/python tests/run.py tests/unit/stats
+	.envs/grade/bin/python tests/run.py tests/unit/grade
+	.envs/train/bin/python tests/run.py tests/unit/train
+
+workflow:  ## tests of the workflow, through the public command
+	@echo "==> the workflow, through the public command"
+	.envs/driver/bin/python tests/run.py tests/workflow
+
+lint:
+	@echo "==> lint"
+	.envs/driver/bin/ruff check .
+	.envs/driver/bin/ruff format --check .
+	.envs/driver/bin/snakefmt --check Snakefile rules
+	$(SNAKEMAKE) --lint
+	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" .envs/driver/bin/python scripts/pin_envs.py --check
+	.envs/driver/bin/python config/describe.py --check
+
+envs: $(UV)  ## after a change of pyproject.toml: lock again and write envs/*.yaml
+	$(UV) lock
+	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" $(PYTHON) scripts/pin_envs.py
+
+docs:  ## write config/README.md's table of keys from config/schema.yaml
+	.envs/driver/bin/python config/describe.py
+
+clean:  ## remove the environments (results stay)
+	rm -rf .envs
+
+$(UV):
+	@echo "==> installing uv $(UV_VERSION) into .envs/uv"
+	@$(PYTHON) scripts/install_uv.py $(UV_VERSION) .envs/uv
+
+.envs/%/.ready: uv.lock pyproject.toml | $(UV)
+	@echo "==> installing the locked '$*' environment into .envs/$* (train is the large one: about 5 GB, mostly torch)"
+	@UV_PROJECT_ENVIRONMENT=.envs/$* $(UV) sync --quiet --frozen --python $(PYTHON) \
+	    --only-group $* $(if $(filter driver,$*),--only-group lint)
+	@touch $@
