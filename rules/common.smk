@@ -97,7 +97,8 @@ DATASETS = {
 def token_settings(wildcards):
     """Token settings of one data set: an overlong held-out row is an error whatever the config says."""
     overlong = {} if wildcards.dataset in ("sft", "train_pairs") else {"on_overlong": "error"}
-    return {**config["tokens"], **overlong}
+    rows = config["data"]["rows"].get(DATASETS[wildcards.dataset][0])
+    return {**config["tokens"], **overlong, "rows": rows}
 
 
 def dpo_start(wildcards):

@@ -48,7 +48,8 @@ def check_config(config):
     for stage in ("sft", "dpo"):
         if config[stage]["batch_size"] % config[stage]["micro_batch_size"]:
             raise WorkflowError(f"{CONFIG_FILES}: {stage}.micro_batch_size must divide {stage}.batch_size")
-    for name, path in config["data"].items():
+    for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts"):
+        path = config["data"][name]
         if not os.path.isfile(path):
             raise WorkflowError(f"{CONFIG_FILES}: data.{name}: no such file: {path} (relative to {os.getcwd()})")
     if config["model"]["precision"] in ("int8", "nf4") and not config["gpus"]:

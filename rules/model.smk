@@ -4,7 +4,11 @@
 rule fetch_model:
     """Fetch the base model, check its files, and describe them."""
     input:
-        data=list(config["data"].values()) if config["model"]["source"] == "random" else [],
+        data=(
+            [config["data"][name] for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts")]
+            if config["model"]["source"] == "random"
+            else []
+        ),
         env="envs/train.yaml",
     output:
         weights=directory("<results>/model/weights"),

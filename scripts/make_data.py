@@ -249,7 +249,8 @@ class Sampler:
         torch = self.torch
         context, answer = self.context(prompt), self.ids(completion)
         with torch.inference_mode():
-            logits = self.model(torch.tensor([context + answer])).logits[0, len(context) - 1 : -1].double()
+            ids = torch.tensor([context + answer])
+            logits = self.model(ids, use_cache=False).logits[0, len(context) - 1 : -1].double()
         return float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
 
 

@@ -98,9 +98,9 @@ def unit(kind: str) -> tuple[float, str]:
 
 
 def number(value: float, factor: float, signed: bool = True) -> str:
-    """A difference or mean as text, with a true minus: +12.3 or −0.041."""
+    """A difference or mean as text, with a true minus and no sign at zero: +12.3, −0.041, 0.0."""
     text = f"{value * factor:{'+' if signed else ''}.{1 if factor == 100 else 3}f}"
-    return text.replace("-", "−")
+    return text.replace("-", "−") if text.strip("+-0.") else text.lstrip("+-")
 
 
 def p_value(p: float, name: str = "") -> str:
@@ -128,27 +128,13 @@ def read_curves(paths: list[str]) -> dict[str, list]:
 
 def style() -> dict[str, object]:
     """Small, quiet and deterministic: matplotlib's own font, no box, a fixed salt for the ids in SVG files."""
-    return {
-        "font.family": "DejaVu Sans",
-        "font.size": 8,
-        "axes.titlesize": 9,
-        "axes.titleweight": "bold",
-        "axes.titlelocation": "left",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": GREY,
-        "axes.linewidth": 0.6,
-        "axes.labelcolor": INK,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "xtick.labelsize": 7.5,
-        "ytick.labelsize": 7.5,
-        "svg.hashsalt": "sft-vs-dpo",
-        "svg.fonttype": "path",
-    }
+    text = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    thin = dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6)
+    sizes = {"font.size": 8, "axes.titlesize": 9, "xtick.labelsize": 7.5, "ytick.labelsize": 7.5}
+    axes = {"axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": GREY}
+    spines = {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"}
+    fixed = {"font.family": "DejaVu Sans", "svg.hashsalt": "sft-vs-dpo", "svg.fonttype": "path"}
+    return text | thin | sizes | axes | spines | fixed
 
 
 def save(figure, path: Path) -> None:
@@ -342,22 +328,24 @@ def draw_categories(rows, metrics: list[str]):
 
 def draw_heat_map(axis, rows, names: list[str], metric: str) -> None:
     """One metric's categories (rows) by contrasts (columns)."""
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.patches import Rectangle
 
     factor, label = unit(rows["kind"].iloc[0])
     groups = sorted(rows["group"].unique())
-    largest = max(rows["estimate"].abs().max(), 1e-9)
+    largest = max(rows.loc[rows["family"].notna(), "estimate"].abs().max(), 1e-9)
     colours = LinearSegmentedColormap.from_list("loss to gain", ["#c4531d", "#f0b28c", "#ffffff", "#8fc1e0", "#1f6aa5"])
     for row in rows.itertuples():
         x, y = names.index(row.contrast), groups.index(row.group)
         tested = isinstance(row.family, str)
         colour = colours(0.5 + row.estimate / largest / 2) if tested else PALE
         significant = tested and row.p_adj == row.p_adj and row.verdict.startswith(("superior", "inferior"))
-        axis.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, lw=0))
+        axis.add_patch(Rectangle((x + 0.02, y + 0.03), 0.96, 0.94, facecolor=colour, edgecolor=PALE, lw=0.5))
         if significant:
             axis.add_patch(Rectangle((x + 0.035, y + 0.05), 0.93, 0.9, fill=False, edgecolor=INK, lw=1.3))
-        ink = "white" if tested and abs(row.estimate) > 0.6 * largest else INK if tested else GREY
+        red, green, blue, _ = to_rgba(colour)
+        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.55
+        ink = GREY if not tested else "white" if dark else INK
         text = {"ha": "center", "va": "center", "color": ink}
         height = 0.36 if tested else 0.5
         axis.text(x + 0.5, y + height, number(row.estimate, factor), weight="bold" if significant else "normal", **text)
@@ -392,6 +380,7 @@ PANELS = (  # title, column, arms, label, where a policy that equals its referen
 def draw_curves(curves: dict[str, list]):
     """Training by step: a thin line for each seed, a thick one for their mean."""
     import pandas
+    from matplotlib.ticker import MaxNLocator
 
     figure, axes = new_figure(7.8, 4.1, 2, 3)
     for axis, (name, column, arms, label, level) in zip(axes, PANELS, strict=False):
@@ -405,6 +394,7 @@ def draw_curves(curves: dict[str, list]):
             axis.plot(mean.index, mean, color=COLOURS[arm], lw=1.7)
         if level is not None:
             axis.axhline(level, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set(xlabel="optimiser step", ylabel=label)
         axis.set_title(name)
     draw_curves_key(axes[-1], list(curves))

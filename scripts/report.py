@@ -67,26 +67,31 @@ def main() -> None:
     tables = {name: read_frame(path) for name, path in stats.items()}
     decision_path = Path(args.stats) / "decision.json"
     decision = read_json(decision_path)
+    decision["headline"] = spelt_out(decision["headline"])
+    for key in ("reasons", "gate_notes"):
+        decision[key] = [spelt_out(text) for text in decision[key]]
     contrasts = tables["contrasts"]
     metrics = metric_order(contrasts, decision["primary_metric"])
     kinds = contrasts.groupby("metric")["kind"].first()
     units = {metric: unit(kinds[metric]) for metric in metrics}
+    projection = tables["projection"].query("metric == @metrics[0]")
     figures = {name: Path(args.figures) / f"{name}.svg" for name in FIGURES}
     prompts = read_jsonl(args.prompts, {"id": str, "prompt": str, "category": str})
     manifests = [read_manifest(path) for path in args.manifests]
     page = render(
         settings=without_paths(job.settings),
         model=model_words(job.settings["model"]),
-        arms=ARMS,
+        contrast_names={key: name for key, (name, _) in CONTRASTS.items()},
         metrics={metric: METRICS.get(metric, metric) for metric in metrics},
-        units={metric: label for metric, (_, label) in units.items()},
+        units=units,
         decision=decision,
         contrasts=[contrast_row(row, units) for row in sorted_rows(contrasts, "overall", metrics)],
         categories=category_tables(contrasts, metrics, units),
-        heterogeneity=heterogeneity_rows(tables["heterogeneity"], metrics),
+        heterogeneity=tables["heterogeneity"].to_dict("records"),
         arm_means=arm_rows(tables["arm_means"], metrics, units),
-        projection=projection_table(tables["projection"], decision["primary_metric"], units),
-        missing=missing_rows(tables["missing"], metrics),
+        projection=projection[projection["contrast"] == "C1"].to_dict("records"),
+        missing=tables["missing"].to_dict("records"),
+        arms=ARMS,
         figures={name: inline_svg(path, name) for name, path in figures.items()},
         examples=choose_examples(prompts, args.generations, args.scores, min(job.settings["seeds"])),
         audit=data_audit(args.audits),
@@ -112,8 +117,12 @@ def render(**context: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["spaced"] = lambda text: text.replace("_", " ")
-    environment.filters["duration"] = duration
+    environment.filters |= {
+        "spaced": lambda text: text.replace("_", " "),
+        "duration": duration,
+        "p": p_value,
+        "number": number,
+    }
     return environment.get_template(TEMPLATE.name).render(context)
 
 
@@ -142,28 +151,26 @@ def sorted_rows(contrasts, group_kind: str, metrics: list[str]) -> list:
 
 
 def contrast_row(row, units: dict) -> dict:
-    """One contrast in the form that tables show."""
+    """A row of contrasts.parquet in the form that tables show."""
     factor, label = units[row.metric]
     name, question = CONTRASTS.get(row.contrast, (row.contrast, ""))
-    return {
-        "id": row.contrast,
-        "metric": row.metric,
-        "group": row.group,
+    return {key: getattr(row, key) for key in ("metric", "group", "family", "n_prompts")} | {
         "name": name,
         "question": question,
-        "family": row.family,
-        "scope": row.scope,
         "estimate": number(row.estimate, factor),
+        "p": p_value(row.p_adj) or "—",
         "unit": "points" if factor == 100 else label,
         "ci_method": ends(row.ci_method_lo, row.ci_method_hi, factor),
         "ci_ckpt": ends(row.ci_ckpt_lo, row.ci_ckpt_hi, factor),
-        "p": p_value(row.p_adj) or "—",
         "verdict": verdict_words(row.verdict),
-        "kind": row.verdict.split("_")[0] if row.verdict != "not_testable" else "untested",
-        "words": row.words,
-        "n": row.n_prompts,
-        "flags": ", ".join(flag.replace("_", " ") for flag in row.flags),
+        "kind": row.verdict.partition("_")[0],
+        "words": spelt_out(row.words),
     }
+
+
+def spelt_out(text: str) -> str:
+    """A sentence of the statistics with the metrics' names in place of their keys."""
+    return re.sub("|".join(METRICS), lambda key: METRICS[key[0]].lower(), text)
 
 
 def ends(low: float, high: float, factor: float, signed: bool = True) -> str:
@@ -179,21 +186,6 @@ def category_tables(contrasts, metrics: list[str], units: dict) -> dict[str, dic
         if row.contrast in shown:
             found.setdefault(row.metric, {}).setdefault(row.group, []).append(contrast_row(row, units))
     return found
-
-
-def heterogeneity_rows(table, metrics: list[str]) -> list[dict]:
-    """Does a difference depend on the category? One row for each metric and contrast."""
-    rows = sorted(table.itertuples(), key=lambda row: (metrics.index(row.metric), row.contrast))
-    return [
-        {
-            "metric": METRICS.get(row.metric, row.metric),
-            "name": CONTRASTS.get(row.contrast, (row.contrast,))[0],
-            "f": f"{row.F:.2f} ({row.df1:.0f}, {row.df2:.0f})",
-            "p": p_value(row.p_adj_bh),
-            "i2": f"{row.I2:.0%}",
-        }
-        for row in rows
-    ]
 
 
 def arm_rows(table, metrics: list[str], units: dict) -> list[dict]:
@@ -216,43 +208,6 @@ def arm_rows(table, metrics: list[str], units: dict) -> list[dict]:
             )
         found.append({"arm": arm, "name": label, "cells": cells})
     return found
-
-
-def projection_table(table, metric: str, units: dict) -> dict | None:
-    """Smallest difference that C1 would find with 80 % power, by prompts (rows) and seeds (columns)."""
-    rows = table[(table["metric"] == metric) & (table["contrast"] == "C1")].copy()
-    if rows.empty:
-        return None
-    factor, _ = units[metric]
-    scope = "mde_ckpt" if rows["mde_method"].isna().all() else "mde_method"
-    grid = rows.pivot_table(index="n_prompts", columns="n_seeds", values=scope)
-    return {
-        "scope": scope.removeprefix("mde_"),
-        "seeds": list(grid.columns),
-        "rows": {
-            n: [number(cell, factor, signed=False) for cell in cells]
-            for n, cells in zip(grid.index, grid.values, strict=True)
-        },
-    }
-
-
-def missing_rows(table, metrics: list[str]) -> list[dict]:
-    """Outputs of each metric and arm, pooled over seeds, and what became of those that have no score."""
-    statuses = ("empty", "truncated", "parse_fail", "error", "judge_fail")
-    sums = table.groupby(["metric", "arm"])[["n_outputs", *statuses]].sum()
-    return [
-        {
-            "metric": METRICS.get(metric, metric),
-            "arm": label,
-            "outputs": int(row["n_outputs"]),
-            "rate": f"{sum(row[name] for name in statuses) / row['n_outputs']:.1%}",
-            "what": ", ".join(f"{row[name]} {name.replace('_', ' ')}" for name in statuses if row[name]) or "none",
-        }
-        for metric in metrics
-        for arm, label in ARMS.items()
-        if (metric, arm) in sums.index
-        for row in [sums.loc[metric, arm]]
-    ]
 
 
 def choose_examples(prompts: list[dict], generations: list[str], scores: list[str], seed: int) -> list[dict]:

@@ -11,7 +11,7 @@ import argparse
 
 from arms.files import atomic_path, exit_with_message, read_jsonl, write_json
 from arms.manifest import Job, add_job_arguments
-from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer
+from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
 
 
 def main() -> None:
@@ -30,7 +30,8 @@ def main() -> None:
 
     columns = dict.fromkeys(["id", "category", "prompt", *COMPLETIONS[args.kind]], str)
     tokenizer = load_tokenizer(args.model)
-    rows, audit = encode_rows(read_jsonl(args.data, columns), args.kind, tokenizer, job.settings, args.data)
+    chosen = take_in_turn(read_jsonl(args.data, columns), job.settings["rows"])
+    rows, audit = encode_rows(chosen, args.kind, tokenizer, job.settings, args.data)
     with atomic_path(args.output) as temporary:
         pandas.DataFrame(rows).to_parquet(temporary, index=False)
     write_json(args.audit, audit)

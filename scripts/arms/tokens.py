@@ -116,6 +116,18 @@ def encode_rows(
     return kept, audit
 
 
+def take_in_turn(rows: list[dict], limit: int | None) -> list[dict]:
+    """The first `limit` rows when categories are served in turn, in file order; all rows if it is None or larger."""
+    if limit is None or limit >= len(rows):
+        return rows
+    served: Counter[str] = Counter()
+    turns = []
+    for position, row in enumerate(rows):
+        turns.append((served[row["category"]], position))
+        served[row["category"]] += 1
+    return [rows[position] for position in sorted(position for _, position in sorted(turns)[:limit])]
+
+
 def _check_special_tokens(encoded: dict, kind: str, tokenizer: PreTrainedTokenizerBase, where: str) -> None:
     """Refuse what silently spoils training: pad inside a row, EOS or BOS in the middle, no text at all."""
     for side in COMPLETIONS[kind]:

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 FIGURES = ("forest", "arms", "seeds", "categories", "curves")
 TABLES = ("contrasts", "arm_means", "seed_effects", "projection", "heterogeneity", "missing")
 TRAINED = ("sft", "sft_dpo", "dpo_only")
-HOSTILE = "<script>alert(1)</script> & <img src=\"https://evil.example/x.png\"> {{ 7 * 7 }} \x07</article>"
+HOSTILE = '<script>alert(1)</script> & <img src="https://evil.example/x.png"> {{ 7 * 7 }} \x07</article>'
 SKILL = {"base": 0.0, "sft": 0.6, "sft_dpo": 1.5, "dpo_only": 1.0}
 METRICS = {
     "pref_acc": {"kind": "binary", "higher_is_better": True, "bounds": [0, 1], "margin": 0.05, "role": "primary"},
@@ -105,7 +105,9 @@ def make_audits(root, categories):
         "heldout_pairs": ("prompt_ids", "chosen_ids", "rejected_ids"),
         "heldout_prompts": ("prompt_ids",),
     }.items():
-        overlong = {"by_side": {"chosen": 1}, "rows": ["pair-9"]} if name == "train_pairs" else {"by_side": {}, "rows": []}
+        overlong = (
+            {"by_side": {"chosen": 1}, "rows": ["pair-9"]} if name == "train_pairs" else {"by_side": {}, "rows": []}
+        )
         audit = {"rows": 60, "kept": 60 - len(overlong["rows"]), "overlong": overlong, "starts_with_bos": True}
         audit |= {"first_token_differs": 0.0, "tokens": dict.fromkeys(columns, length)}
         write_json(root / f"tokens/{name}.audit.json", audit)
@@ -117,7 +119,7 @@ def manifest(rule, wildcards, **more):
         "inputs": {}, "outputs": {}, "git": {"sha": "22859e524cdf9c7918d09baf66d8592de51a64c3", "dirty": True},
         "lock": {"file": "train.yaml", "sha256": "fc9d" * 16}, "started": "2026-11-22T16:43:22+00:00",
         "versions": {"python": "3.11.7", "torch": "2.3.1", "transformers": "4.43.4", "trl": "0.9.6", "numpy": "1.26.4"},
-        "machine": {"device": "cpu", "cpu_capability": "AVX2", "cpus": 2, "threads": 2, "cuda": "12.1", "host": "secret-host"},
+        "machine": {"device": "cpu", "cpu_capability": "AVX2", "cpus": 2, "threads": 2, "host": "secret-host"},
         "wall_seconds": 41.3, "peak_rss_mib": 1652, **more,
     }  # fmt: skip
 
@@ -125,23 +127,32 @@ def manifest(rule, wildcards, **more):
 def make_manifests(root, seeds):
     weights = {"weights": {"path": "results/model/weights", "sha256": "647c" * 16}}
     write_json(root / "model/manifest.json", manifest("fetch_model", {}, outputs=weights))
-    write_json(root / "stats/manifest.json", manifest("compare", {}, lock={"file": "stats.yaml", "sha256": "0078" * 16}))
+    write_json(
+        root / "stats/manifest.json", manifest("compare", {}, lock={"file": "stats.yaml", "sha256": "0078" * 16})
+    )
     grade = manifest("grade", {"run": "base"}, lock={"file": "grade.yaml", "sha256": "c2a7" * 16})
     grade["versions"] = {"python": "3.11.7", "lm-eval": "0.4.13"}
     write_json(root / "scores/part-base.manifest.json", grade)
     for arm, seed in runs(seeds)[1:]:
         rule = "train_sft" if arm == "sft" else "train_dpo"
         write_json(root / run_name(arm, seed) / "train.manifest.json", manifest(rule, {"arm": arm, "seed": str(seed)}))
-    shared = {"model_sha256": "647c" * 16, "trainable_parameters": 32768, "trainable_dtypes": ["torch.float32"], "dropout": 0.0}
+    shared = {
+        "model_sha256": "647c" * 16,
+        "trainable_parameters": 32768,
+        "trainable_dtypes": ["torch.float32"],
+        "dropout": 0.0,
+    }
     losses = {run_name(arm, seed): math.log(2) for arm, seed in runs(seeds)[1:] if arm != "sft"}
     alike = {"every run": shared, "every dpo run": {"rows": 60, "steps": 40, "tokens_seen": 9120}}
     write_json(root / "parity.json", {"alike": alike, "runs": 3 * len(seeds), "step0_loss": losses})
 
 
-def make_study(root, n=20, seeds=(1, 2, 3), categories=("end_phrase", "keywords", "no_comma"), steps=12):
+def make_study(root, n=16, seeds=(1, 2, 3), categories=("keywords", "no_comma"), steps=12):
     """Everything that plot and report read, below `root`, made by numpy except the statistics."""
     rng = np.random.default_rng(5)
-    prompts = {metric: [f"{'prompt' if metric == 'pass_rate' else 'pair'}-{i:03d}" for i in range(n)] for metric in METRICS}
+    prompts = {
+        metric: [f"{'prompt' if metric == 'pass_rate' else 'pair'}-{i:03d}" for i in range(n)] for metric in METRICS
+    }
     difficulty = {metric: rng.normal(size=n) for metric in METRICS}
     make_scores(root, seeds, prompts, difficulty, rng)
     table = [
@@ -190,8 +201,10 @@ def plot(root, figures="figures"):
 
 def report(root, output="report.html"):
     settings = {
-        "study": "made", "seeds": [1, 2, 3], "model": {"source": "path", "path": "/home/somebody/models/tiny", "precision": "fp32"},
-        "tokens": {"max_length": 192, "system_prompt": None}, "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
+        "study": "made", "seeds": [1, 2, 3],
+        "model": {"source": "path", "path": "/home/somebody/models/tiny", "precision": "fp32"},
+        "tokens": {"max_length": 192, "system_prompt": None},
+        "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
         "sft": {"learning_rate": 5e-4, "epochs": 1}, "dpo": {"learning_rate": 2e-4, "beta": 0.1, "epochs": 1},
         "generation": {"max_new_tokens": 64, "temperature": 0.0},
     }  # fmt: skip
@@ -204,6 +217,151 @@ def report(root, output="report.html"):
         "--audits", *files("data/*.audit.json", "tokens/*.audit.json"), "--parity", "parity.json",
         "--prompts", "heldout_prompts.jsonl", "--generations", *files("*/generations.parquet"),
         "--scores", *files("scores/metric=pass_rate/part-*.parquet"),
-        "--manifests", *files("model/manifest.json", "stats/manifest.json", "scores/*.manifest.json", "*-seed*/train.manifest.json"),
+        "--manifests", *files("model/manifest.json", "s*/*manifest.json", "*-seed*/train.manifest.json"),
         "--output", output,
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """A small study with its figures and its report."""
+    root = make_study(tmp_path_factory.mktemp("report") / "study")
+    for program in (plot, report):
+        done = program(root)
+        assert done.returncode == 0, done.stderr
+    return root
+
+
+class Page(HTMLParser):
+    """What the tests ask of a page: balanced tags, its addresses, its ids and its plain text."""
+
+    VOID = ("meta", "br", "hr", "img", "link", "input")
+
+    def __init__(self, html):
+        super().__init__()
+        self.tags, self.open, self.addresses, self.ids, self.words = [], [], [], [], []
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.open += [tag] * (tag not in self.VOID)
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "action", "data", "poster")]
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        self.open = self.open[:-1] if tag not in self.VOID else self.open
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def html(study):
+    return (study / "report.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_figures_exist_in_both_formats(study):
+    for name in FIGURES:
+        assert (study / f"figures/{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<path" in (study / f"figures/{name}.svg").read_text()
+    left = json.loads((study / "plot.manifest.json").read_text())
+    assert len(left["outputs"]) == 2 * len(FIGURES)
+
+
+def test_page_gives_the_answer(study, page):
+    decision = json.loads((study / "stats/decision.json").read_text())
+    text = re.sub(r"\s+", " ", " ".join(page.words))
+    assert decision["headline"].replace("pref_acc", "preference accuracy") in text
+    assert decision["decision"] in text
+    for row in decision["primary"]:
+        assert row["words"].replace("pref_acc", "preference accuracy") in text
+    for section in (
+        "The arms",
+        "By category",
+        "Training",
+        "Examples",
+        "Data audit",
+        "Gates",
+        "How it was made",
+        "Limits",
+    ):
+        assert section in text
+
+
+def test_page_is_whole_and_needs_nothing_from_outside(html, page):
+    assert page.open == []
+    assert page.tags.count("svg") == len(FIGURES)
+    assert html.startswith('<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">')
+    assert {address[0] for address in page.addresses} == {"#"}
+    assert {address[1:] for address in page.addresses} <= set(page.ids)
+    assert not re.search(r"url\((?!#)|@import", html)
+
+
+def test_no_id_occurs_in_two_figures(study, page):
+    repeated = {name for name in page.ids if page.ids.count(name) > 1}
+    assert not repeated, sorted(repeated)[:5]
+
+
+def test_generated_text_stays_text(html, page):
+    assert not {"script", "img"} & set(page.tags)
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "{{ 7 * 7 }} \ufffd&lt;/article&gt;" in html
+    assert "&lt;b&gt;rivers&lt;/b&gt;" in html
+
+
+def test_page_does_not_tell_where_it_was_made(study, html):
+    assert not re.search(f"/home/somebody|secret-host|{re.escape(str(study))}", html)
+    assert ">tiny<" in html
+
+
+def test_one_example_of_each_category_where_arms_disagree(study, html):
+    shown = re.findall(r"<small>([a-z ]+) · (prompt-\d+)", html)
+    assert [category for category, _ in shown] == ["keywords", "no comma"]
+    scores = [pd.read_parquet(path) for path in study.glob("scores/metric=pass_rate/part-*.parquet")]
+    first = pd.concat(scores).query("train_seed in (-1, 1)").astype({"prompt_id": str})
+    for _, prompt in shown:
+        assert first.loc[first["prompt_id"] == prompt, "value"].nunique() == 2
+
+
+def test_same_inputs_give_the_same_bytes(study):
+    assert plot(study, "again").returncode == 0
+    assert report(study, "again.html").returncode == 0
+    assert (study / "again.html").read_bytes() == (study / "report.html").read_bytes()
+    for name in FIGURES:
+        for kind in ("svg", "png"):
+            again = (study / f"again/{name}.{kind}").read_bytes()
+            assert again == (study / f"figures/{name}.{kind}").read_bytes(), f"{name}.{kind}"
+
+
+@pytest.mark.parametrize(
+    ("program", "missing", "message"),
+    [
+        (plot, "stats/contrasts.parquet", "stats/contrasts.parquet: no such file"),
+        (report, "figures/forest.svg", "figures/forest.svg: no such file; rule plot makes it"),
+        (report, "parity.json", "parity.json: no such file"),
+        (report, "tokens/sft.audit.json", "--audits: 'sft' is missing; found data/preferences, data/sft"),
+        (report, "sft_dpo-seed1/generations.parquet", "no answers or scores of arm 'sft_dpo' at seed 1"),
+    ],
+    ids=lambda value: value.replace("/", "-") if isinstance(value, str) else "",
+)
+def test_missing_input_is_one_clear_error(study, program, missing, message):
+    path = study / missing
+    before = (study / "report.html").read_bytes()
+    path.rename(study / "aside")
+    try:
+        done = program(study)
+    finally:
+        (study / "aside").rename(path)
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (study / "report.html").read_bytes() == before

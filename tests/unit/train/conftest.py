@@ -1,0 +1,120 @@
+"""A tiny study on disk, made once through the programs themselves: model, tokens, an SFT adapter, reference tables."""
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+RECIPE = {
+    "epochs": 1,
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "learning_rate": 5e-3,
+    "scheduler": "constant",
+    "warmup_ratio": 0.0,
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "gradient_checkpointing": False,
+}
+LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
+SHARED = {"precision": "fp32", "max_length": 128, "lora": LORA}
+SFT = {**SHARED, "sft": RECIPE}
+DPO = {**SHARED, "dpo": {**RECIPE, "learning_rate": 1e-3, "beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0}}
+TOKENS = {"template": "chat", "system_prompt": None, "max_length": 128, "on_overlong": "error", "rows": None}
+SCORING = {"precision": "fp32", "batch_size": 4}
+WORDS = "river stone cloud apple quiet green table music winter light paper house garden".split()
+
+
+class Study:
+    """A folder with a study's files, and a way to run programs on them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def run(self, rule: str, settings: dict, *flags: object, fails: bool = False, **wildcards: str) -> str:
+        """Run a program; return what it printed. With `fails`, require exit code 1 and one clear message."""
+        job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": settings, "code": ""})
+        command = [sys.executable, str(ROOT / "scripts" / f"{rule}.py"), "--job", job]
+        command += ["--lock", str(ROOT / "envs" / "train.yaml"), "--manifest", "m.json", *map(str, flags)]
+        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
+        assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
+        if fails:
+            assert "Traceback" not in done.stderr, done.stderr
+            return done.stderr[done.stderr.index("error: ") :]
+        return done.stdout
+
+    def read(self, name: str) -> dict:
+        """A JSON file of the study."""
+        return json.loads((self.folder / name).read_text())
+
+    def score(self, output: str, *flags: object) -> None:
+        """Make a reference table of the training pairs."""
+        self.run(
+            "score_pairs",
+            SCORING,
+            "--model",
+            "model/model.json",
+            "--tokens",
+            "pairs.parquet",
+            "--output",
+            output,
+            *flags,
+        )
+
+    def train_dpo(self, output: str, reference: str, *flags: object, settings: dict = DPO, fails: bool = False) -> str:
+        """Train a DPO arm into the folder `output`."""
+        outputs = ["--adapter", f"{output}/arm.json", "--curves", f"{output}/curves.parquet"]
+        outputs += ["--observed", f"{output}/observed.json"]
+        inputs = ["--model", "model/model.json", "--tokens", "pairs.parquet", "--reference", reference]
+        return self.run("train_dpo", settings, *inputs, *outputs, *flags, fails=fails, arm="sft_dpo", seed="1")
+
+
+def pairs() -> list[dict]:
+    """24 pairs whose completions share their beginning, as SFT rows and as preferences."""
+    draw = random.Random(0)
+    rows = []
+    for i in range(24):
+        words = draw.sample(WORDS, 8)
+        shared = " ".join(words[2:6])
+        prompt = f"Say {words[0]} and {words[1]}."
+        row = {"id": f"p{i}", "category": "a", "prompt": prompt, "completion": f"{shared} {words[6]}"}
+        rows.append({**row, "chosen": f"{shared} {words[6]}", "rejected": f"{shared}, {words[7]} {words[0]}"})
+    return rows
+
+
+def make_study(folder: Path, family: str) -> Study:
+    """A tiny random model of one family, and the tokens of `pairs`."""
+    study = Study(folder)
+    (folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs()))
+    model = {"source": "random", "family": family, "hidden_size": 32, "layers": 2, "heads": 4, "kv_heads": 2}
+    model |= {"intermediate_size": 64, "vocab_size": 400, "seed": 0}
+    study.run(
+        "fetch_model",
+        {"model": model},
+        "--weights",
+        "model/weights",
+        "--card",
+        "model/model.json",
+        "--text",
+        "data.jsonl",
+    )
+    tokens = TOKENS if family != "gpt2" else {**TOKENS, "template": "Q: {prompt}\nA:"}
+    for kind in ("sft", "pairs"):
+        flags = ["--data", "data.jsonl", "--kind", kind, "--output", f"{kind}.parquet", "--audit", f"{kind}.json"]
+        study.run("tokenize_data", tokens, "--model", "model/model.json", *flags)
+    return study
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory) -> Study:
+    """The Llama study, with an SFT adapter and the two reference tables."""
+    study = make_study(tmp_path_factory.mktemp("a study's folder"), "llama")
+    outputs = ["--adapter", "sft/arm.json", "--curves", "sft/curves.parquet", "--observed", "sft/observed.json"]
+    study.run("train_sft", SFT, "--model", "model/model.json", "--tokens", "sft.parquet", *outputs, seed="1")
+    study.score("base.parquet")
+    study.score("sft.table.parquet", "--adapter", "sft/arm.json")
+    return study

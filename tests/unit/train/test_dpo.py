@@ -1,0 +1,184 @@
+"""DPO training: what stock TRL does silently wrong, and what our gates do about it."""
+
+import math
+import shutil
+
+import pandas
+import pyarrow.parquet
+import pytest
+import torch
+from conftest import DPO, RECIPE
+from datasets import Dataset
+from peft import PeftModel
+from transformers import set_seed
+from trl import DPOConfig, DPOTrainer
+
+from arms.dpo import step0_loss
+from arms.models import load_base
+from arms.tables import KEY
+from arms.tokens import load_tokenizer, read_tokens
+
+
+def stock_trainer(study, names=()):
+    """TRL's own DPOTrainer on the study's ids, with the SFT adapter kept and `ref_model=None`, as in its examples.
+
+    names: () uses one adapter; ("policy", "reference") loads the SFT adapter twice, the recipe that is right.
+    """
+    card = study.folder / "model" / "model.json"
+    set_seed(1)
+    base, _ = load_base(card, "fp32")
+    folder, options = str(study.folder / "sft"), {}
+    if names:
+        model = PeftModel.from_pretrained(base, folder, adapter_name=names[0], is_trainable=True)
+        model.load_adapter(folder, adapter_name=names[1])
+        options = {"model_adapter_name": names[0], "ref_adapter_name": names[1]}
+    else:
+        model = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    rows = []
+    for pair in read_tokens(study.folder / "pairs.parquet"):
+        row = {}
+        for side in ("chosen", "rejected"):
+            ids = pair["prompt_ids"] + pair[f"{side}_ids"]
+            row[f"{side}_input_ids"] = ids
+            row[f"{side}_attention_mask"] = [1] * len(ids)
+            row[f"{side}_labels"] = [-100] * len(pair["prompt_ids"]) + pair[f"{side}_ids"]
+        rows.append(row)
+
+    class PreTokenised(DPOTrainer):
+        """Stock in everything but the tokeniser: the ids are ours."""
+
+        def tokenize_row(self, feature, model=None):
+            return {}
+
+    args = DPOConfig(
+        output_dir=str(study.folder / "stock"),
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        num_train_epochs=1,
+        learning_rate=DPO["dpo"]["learning_rate"],
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        seed=1,
+        data_seed=1,
+        beta=0.1,
+        max_length=128,
+        max_prompt_length=128,
+        save_strategy="no",
+        use_cpu=True,
+        report_to=[],
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        **options,
+    )
+    return PreTokenised(
+        model=model, ref_model=None, args=args, train_dataset=Dataset.from_list(rows), tokenizer=load_tokenizer(card)
+    )
+
+
+def losses_of(trainer):
+    """Mean loss and margin of each optimiser step, unrounded."""
+    seen, original = [], trainer.get_batch_loss_metrics
+
+    def keep(model, batch, train_eval="train"):
+        loss, metrics = original(model, batch, train_eval)
+        seen.append((trainer.state.global_step, loss.item(), metrics["rewards/margins"].item()))
+        return loss, metrics
+
+    trainer.get_batch_loss_metrics = keep
+    trainer.train()
+    return pandas.DataFrame(seen, columns=["step", "loss", "margin"]).groupby("step").mean()
+
+
+@pytest.fixture(scope="module")
+def arms(study):
+    """Both DPO arms, trained by our program."""
+    study.train_dpo("sft_dpo", "sft.table.parquet", "--start", "sft/arm.json")
+    study.train_dpo("dpo_only", "base.parquet")
+    return study
+
+
+def test_stock_trl_trains_against_the_wrong_reference(study):
+    loss = losses_of(stock_trainer(study))["loss"].iloc[0]
+    assert abs(loss - math.log(2)) > 1e-3
+
+
+def test_step0_loss_is_ln2_in_both_arms(arms):
+    for arm in ("sft_dpo", "dpo_only"):
+        step0 = arms.read(f"{arm}/observed.json")["step0"]
+        assert step0["loss"] == pytest.approx(math.log(2), abs=1e-4)
+        assert step0["reference_difference"] < 1e-3
+        assert pandas.read_parquet(arms.folder / arm / "curves.parquet")["loss"][0] == pytest.approx(
+            math.log(2), abs=1e-4
+        )
+
+
+def test_every_step_equals_trl_with_a_live_frozen_sft_reference(arms):
+    ours = pandas.read_parquet(arms.folder / "sft_dpo" / "curves.parquet")
+    theirs = losses_of(stock_trainer(arms, names=("policy", "reference")))
+    assert len(ours) == len(theirs) == 24 // RECIPE["batch_size"]
+    assert ours["loss"].to_numpy() == pytest.approx(theirs["loss"].to_numpy(), abs=2e-5)
+    assert ours["margin"].to_numpy() == pytest.approx(theirs["margin"].to_numpy(), abs=2e-5)
+    assert abs(ours["margin"].iloc[-1]) > 1e-3
+
+
+def test_a_table_of_another_policy_is_refused(study):
+    message = study.train_dpo("wrong", "base.parquet", "--start", "sft/arm.json", fails=True)
+    assert "another reference policy" in message
+    assert not (study.folder / "wrong").exists()
+
+
+def test_the_gate_catches_the_base_as_reference(study):
+    """The base's numbers under the SFT table's name: what stock TRL does with a kept SFT adapter."""
+    forged = pyarrow.parquet.read_table(study.folder / "base.parquet")
+    honest = pyarrow.parquet.read_schema(study.folder / "sft.table.parquet").metadata[KEY]
+    pyarrow.parquet.write_table(forged.replace_schema_metadata({KEY: honest}), study.folder / "forged.parquet")
+    message = study.train_dpo("forged", "forged.parquet", "--start", "sft/arm.json", fails=True)
+    assert "step-0 gate" in message
+    assert not (study.folder / "forged" / "arm.json").exists()
+
+
+def test_a_table_with_a_missing_pair_is_refused(study):
+    table = pyarrow.parquet.read_table(study.folder / "base.parquet")
+    pyarrow.parquet.write_table(table.slice(1), study.folder / "short.parquet")
+    message = study.train_dpo("short", "short.parquet", fails=True)
+    assert "1 pairs are missing (p0)" in message
+
+
+def test_an_adapter_of_another_base_is_refused(study):
+    shutil.copytree(study.folder / "sft", study.folder / "foreign")
+    arm = study.folder / "foreign" / "arm.json"
+    card = study.read("model/model.json")["sha256"]
+    arm.write_text(arm.read_text().replace(card, "0" * 64))
+    message = study.train_dpo("never", "sft.table.parquet", "--start", "foreign/arm.json", fails=True)
+    assert "trained on the base model 000000000000" in message
+
+
+def test_a_flipped_byte_in_an_adapter_is_refused(study):
+    shutil.copytree(study.folder / "sft", study.folder / "flipped")
+    weights = study.folder / "flipped" / "adapter_model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    message = study.train_dpo("never", "sft.table.parquet", "--start", "flipped/arm.json", fails=True)
+    assert "missing or changed since it was trained" in message
+
+
+def test_training_twice_gives_the_same_bytes(arms):
+    arms.train_dpo("again", "sft.table.parquet", "--start", "sft/arm.json", "--threads", 2)
+    for name in ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json"):
+        assert (arms.folder / "again" / name).read_bytes() == (arms.folder / "sft_dpo" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("loss_type", "expected"), [("sigmoid", math.log(2)), ("robust", math.log(2)), ("hinge", 1.0), ("ipo", 25.0)]
+)
+def test_step0_closed_forms(loss_type, expected):
+    """TRL's own dpo_loss at equal log-probabilities."""
+    assert step0_loss(loss_type, beta=0.1, label_smoothing=0.1) == pytest.approx(expected)
+    trainer = DPOTrainer.__new__(DPOTrainer)
+    trainer.accelerator = type("Accelerator", (), {"device": torch.device("cpu")})
+    trainer.reference_free, trainer.f_divergence_type = False, "reverse_kl"
+    trainer.loss_type, trainer.beta, trainer.label_smoothing = loss_type, 0.1, 0.1
+    logps = torch.tensor([-3.0, -50.0])
+    losses, *_ = trainer.dpo_loss(logps, logps - 4, logps, logps - 4)
+    assert losses.tolist() == pytest.approx([expected] * 2, rel=1e-6)

@@ -1,0 +1,85 @@
+"""Log-probabilities: the forked forward pass, the stacked one and TRL's own arithmetic agree; gradients too."""
+
+import pytest
+import torch
+from conftest import make_study
+from trl import DPOTrainer
+
+from arms.logps import check_forward, completion_batch, pair_batch, pair_logps, segment_logps
+from arms.models import load_base, new_adapter
+from arms.tokens import load_tokenizer, read_tokens
+
+
+def noisy_adapter(base):
+    """A LoRA adapter that changes the policy: its B matrices are not zero."""
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
+    model = new_adapter(base, lora, seed=1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+@pytest.fixture(scope="module", params=["llama", "qwen2", "gpt2"])
+def tiny(request, tmp_path_factory):
+    """(model, tokenizer, pairs, forking) of one architecture."""
+    study = make_study(tmp_path_factory.mktemp(request.param), request.param)
+    card = study.folder / "model" / "model.json"
+    base, _ = load_base(card, "fp32")
+    return (
+        noisy_adapter(base),
+        load_tokenizer(card),
+        read_tokens(study.folder / "pairs.parquet"),
+        check_forward(base, torch.float32),
+    )
+
+
+def trl_logps(model, pairs, side, pad_id):
+    """TRL 0.9.6's sums of completion log-probabilities, from full logits, one row at a time without padding."""
+    sums = []
+    for pair in pairs:
+        ids = torch.tensor([pair["prompt_ids"] + pair[side]])
+        labels = ids.clone()
+        labels[:, : len(pair["prompt_ids"])] = -100
+        logits = model(input_ids=ids, use_cache=False).logits
+        sums.append(DPOTrainer.get_batch_logps(logits, labels)[0])
+    return torch.cat(sums)
+
+
+def test_which_architectures_fork(tiny):
+    model, _, _, forking = tiny
+    assert forking == (model.config.model_type in ("llama", "qwen2"))
+
+
+def test_pairs_agree_with_trl(tiny):
+    model, tokenizer, pairs, forking = tiny
+    chosen, rejected, chosen_tokens, rejected_tokens = pair_logps(
+        model, pair_batch(pairs, tokenizer.pad_token_id, forking), forking, torch.float32
+    )
+    for ours, side in ((chosen, "chosen_ids"), (rejected, "rejected_ids")):
+        torch.testing.assert_close(ours, trl_logps(model, pairs, side, tokenizer.pad_token_id), atol=2e-5, rtol=0)
+    assert chosen_tokens.tolist() == [len(pair["chosen_ids"]) for pair in pairs]
+    assert rejected_tokens.tolist() == [len(pair["rejected_ids"]) for pair in pairs]
+
+
+def test_gradients_of_fork_and_stack_agree(tiny):
+    model, tokenizer, pairs, forking = tiny
+    gradients = []
+    for fork in {forking, False}:
+        model.zero_grad()
+        chosen, rejected, *_ = pair_logps(model, pair_batch(pairs, tokenizer.pad_token_id, fork), fork, torch.float32)
+        torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert gradients[0].abs().max() > 1e-3
+    for other in gradients[1:]:
+        torch.testing.assert_close(gradients[0], other, atol=2e-5, rtol=0)
+
+
+def test_sft_rows_agree_with_cross_entropy(tiny):
+    model, tokenizer, pairs, _ = tiny
+    batch = completion_batch([(p["prompt_ids"], p["chosen_ids"]) for p in pairs], tokenizer.pad_token_id)
+    sums, counts = segment_logps(model, batch, 1, torch.float32)
+    labels = torch.where(batch["segment"] > 0, batch["input_ids"], -100)
+    theirs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels, use_cache=False)
+    torch.testing.assert_close(-sums.sum() / counts.sum(), theirs.loss, atol=2e-5, rtol=0)
