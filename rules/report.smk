@@ -43,7 +43,8 @@ rule report:
     """One self-contained page: question, answer, figures, tables, examples, data audit, versions."""
     input:
         decision="<results>/stats/decision.json",
-        contrasts="<results>/stats/contrasts.parquet",
+        tables=expand("<results>/stats/{table}.parquet", table=STATISTICS),
+        template="scripts/report.html.j2",
         figures=expand("<results>/figures/{figure}.svg", figure=FIGURES),
         audits=[
             "<results>/data/sft.audit.json",

@@ -134,6 +134,7 @@ def style() -> dict[str, object]:
     axes = {"axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": GREY}
     spines = {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"}
     fixed = {"font.family": "DejaVu Sans", "svg.hashsalt": "sft-vs-dpo", "svg.fonttype": "path"}
+    fixed["text.parse_math"] = False  # a dollar in a category is a dollar
     return text | thin | sizes | axes | spines | fixed
 
 

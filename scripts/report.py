@@ -179,7 +179,7 @@ def ends(low: float, high: float, factor: float, signed: bool = True) -> str:
 
 
 def category_tables(contrasts, metrics: list[str], units: dict) -> dict[str, dict]:
-    """Metric -> {contrasts: names, rows: category -> a cell for each of the first three contrasts}."""
+    """Metric -> category -> a cell for each of the first three contrasts."""
     shown = contrast_names(contrasts)[:3]
     found: dict[str, dict] = {}
     for row in sorted_rows(contrasts, "category", metrics):
@@ -302,7 +302,9 @@ def provenance(manifests: list[dict]) -> dict:
         "commits": sorted({m["git"]["sha"] or "outside git" for m in manifests}),
         "dirty": sum(bool(m["git"]["dirty"]) for m in manifests),
         "manifests": len(manifests),
-        "locks": {name: m["lock"]["sha256"] for name, m in environments.items()},
+        "locks": sorted(
+            {(m["lock"]["file"].removesuffix(".yaml"), m["lock"]["sha256"]) for m in manifests if m["lock"]}
+        ),
         "packages": [name for name in SHOWN_PACKAGES if name in found],
         "versions": {name: m["versions"] for name, m in environments.items()},
         "runs": sorted(runs, key=lambda run: (list(ARMS.values()).index(run["name"]), int(run["seed"]))),
@@ -315,7 +317,7 @@ def provenance(manifests: list[dict]) -> dict:
 def device_words(machine: dict) -> str:
     """The device of a job: never the machine's name."""
     parts = [machine.get("device", "cpu"), machine.get("cpu_capability"), f"{machine['cpus']} CPUs"]
-    parts += [f"{machine['threads']} threads"] if "threads" in machine else []
+    parts += [f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"] if "threads" in machine else []
     parts += [f"CUDA {machine['cuda']}"] if machine.get("cuda") and machine.get("device") != "cpu" else []
     return ", ".join(part for part in parts if part)
 

@@ -26,7 +26,21 @@ SFT = {**SHARED, "sft": RECIPE}
 DPO = {**SHARED, "dpo": {**RECIPE, "learning_rate": 1e-3, "beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0}}
 TOKENS = {"template": "chat", "system_prompt": None, "max_length": 128, "on_overlong": "error", "rows": None}
 SCORING = {"precision": "fp32", "batch_size": 4}
-WORDS = "river stone cloud apple quiet green table music winter light paper house garden".split()
+WORDS = [
+    "river",
+    "stone",
+    "cloud",
+    "apple",
+    "quiet",
+    "green",
+    "table",
+    "music",
+    "winter",
+    "light",
+    "paper",
+    "house",
+    "garden",
+]
 
 
 class Study:

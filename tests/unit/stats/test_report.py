@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIGURES = ("forest", "arms", "seeds", "categories", "curves")
 TABLES = ("contrasts", "arm_means", "seed_effects", "projection", "heterogeneity", "missing")
 TRAINED = ("sft", "sft_dpo", "dpo_only")
@@ -175,6 +175,7 @@ def make_study(root, n=16, seeds=(1, 2, 3), categories=("keywords", "no_comma"),
     make_audits(root, categories)
     make_manifests(root, seeds)
     plan = {"seed": 1, "primary_metric": "pref_acc", "metrics": METRICS, "min_prompts_category": min(20, n // 4)}
+    plan["monte_carlo"] = {"B": 199}
     write_json(root / "plan.json", plan)
     files = ["--plan", "plan.json", "--scores", "scores", "--prompts", "data/prompts.parquet", "--output", "stats"]
     done = run(root, "compare", *files)
@@ -201,7 +202,7 @@ def plot(root, figures="figures"):
 
 def report(root, output="report.html"):
     settings = {
-        "study": "made", "seeds": [1, 2, 3],
+        "study": "made", "seeds": [int(path.name[8:]) for path in sorted(root.glob("sft-seed*"))],
         "model": {"source": "path", "path": "/home/somebody/models/tiny", "precision": "fp32"},
         "tokens": {"max_length": 192, "system_prompt": None},
         "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
@@ -342,12 +343,22 @@ def test_same_inputs_give_the_same_bytes(study):
             assert again == (study / f"figures/{name}.{kind}").read_bytes(), f"{name}.{kind}"
 
 
+def test_one_seed_and_one_category_are_enough(tmp_path):
+    root = make_study(tmp_path / "study", n=8, seeds=(4,), categories=("keywords",), steps=3)
+    for program in (plot, report):
+        done = program(root)
+        assert (done.returncode, done.stderr) == (0, "")
+    text = " ".join(Page((root / "report.html").read_text()).words)
+    assert "All claims are about these checkpoints only." in text
+    assert "1 training seed:" in text
+    assert not re.search(r"\bnan\b|None", text)
+
+
 @pytest.mark.parametrize(
     ("program", "missing", "message"),
     [
         (plot, "stats/contrasts.parquet", "stats/contrasts.parquet: no such file"),
         (report, "figures/forest.svg", "figures/forest.svg: no such file; rule plot makes it"),
-        (report, "parity.json", "parity.json: no such file"),
         (report, "tokens/sft.audit.json", "--audits: 'sft' is missing; found data/preferences, data/sft"),
         (report, "sft_dpo-seed1/generations.parquet", "no answers or scores of arm 'sft_dpo' at seed 1"),
     ],

@@ -14,7 +14,7 @@ import make_data
 from arms.files import read_jsonl
 from arms.grading import check_instructions, follows
 
-DATA = Path(__file__).parents[2] / "config" / "data"
+DATA = Path(__file__).parents[3] / "config" / "data"
 PAIR = ("id", "prompt", "chosen", "rejected", "category", "negative", "source")
 COLUMNS = {
     "sft": ("id", "prompt", "completion", "category", "source"),

@@ -1,0 +1,130 @@
+"""Bad input: one clear message with file, key or row and the cure, before any training, earlier results untouched."""
+
+import json
+import shutil
+
+import pytest
+
+CONFIGS = {
+    "misspelt key": (
+        "learning_rate: 2.0e-3",
+        "learning_rat: 2.0e-3",
+        "'sft.learning_rat'; did you mean 'learning_rate'?",
+    ),
+    "number read as text": (
+        "learning_rate: 2.0e-3",
+        "learning_rate: 1e-5",
+        "sft.learning_rate: '1e-5' is text to YAML",
+    ),
+    "missing file": (
+        "config/data/sft.jsonl",
+        "config/data/sfft.jsonl",
+        "data.sft: no such file: config/data/sfft.jsonl",
+    ),
+    "missing key": ("  family: llama\n", "", "model.family is missing"),
+    "wrong choice": ("family: llama", "family: lama", "model.family: 'lama' is not one of"),
+    "seed twice": ("seeds: [1, 2]", "seeds: [1, 1]", "seeds: [1, 1] has non-unique elements"),
+    "batches that do not divide": (
+        "  micro_batch_size: 16\n\ndpo",
+        "  micro_batch_size: 5\n\ndpo",
+        "micro_batch_size must divide",
+    ),
+    "8 bits without a GPU": ("  seed: 0\n", "  seed: 0\n  precision: int8\n", "needs gpus: 1"),
+}
+ROWS = {
+    "not JSON": ("sft", lambda line: line[:-2], "sft.jsonl, line 3: not valid JSON"),
+    "missing column": ("preferences", lambda line: drop(line, "rejected"), "line 3: column 'rejected' is missing"),
+    "empty chosen": ("preferences", lambda line: put(line, chosen="  "), "line 3"),
+    "chosen equals rejected": ("preferences", lambda line: put(line, chosen="same", rejected="same"), "line 3"),
+}
+
+
+def put(line, **columns):
+    return json.dumps({**json.loads(line), **columns})
+
+
+def drop(line, column):
+    return json.dumps({name: value for name, value in json.loads(line).items() if name != column})
+
+
+def change_row(clone, name, change):
+    """Change the third row of a data file of a clone."""
+    path = clone.folder / "config" / "data" / f"{name}.jsonl"
+    lines = path.read_text().splitlines()
+    lines[2] = change(lines[2])
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_configuration(clone, case):
+    old, new, message = CONFIGS[case]
+    clone.edit("config/smoke.yaml", old, new)
+    done = clone.snakemake("--dry-run")
+    assert done.returncode != 0
+    assert f"config/smoke.yaml: {message}" in done.stdout or message in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_data(clone, case):
+    name, change, message = ROWS[case]
+    change_row(clone, name, change)
+    done = clone.snakemake("--cores", "2", "--until", "tokenize_data")
+    assert done.returncode != 0
+    assert message in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (
+        clone.folder / "results" / "smoke" / "tokens" / f"{'sft' if name == 'sft' else 'train_pairs'}.parquet"
+    ).exists()
+
+
+def test_a_heldout_prompt_that_is_trained_on(clone):
+    prompt = json.loads((clone.folder / "config" / "data" / "heldout_prompts.jsonl").read_text().splitlines()[0])[
+        "prompt"
+    ]
+    change_row(clone, "sft", lambda line: put(line, prompt=f"  {prompt.upper()} "))
+    done = clone.snakemake("--cores", "2", "--until", "check_sft")
+    assert done.returncode != 0
+    assert "sft.jsonl" in done.stdout
+    assert "line 3" in done.stdout or "(line 3" in done.stdout or "lines 3" in done.stdout
+
+
+def test_bad_data_leaves_earlier_results_alone(finished, tmp_path):
+    made = {
+        path: path.read_bytes()
+        for path in (finished.folder / "results").rglob("*")
+        if path.is_file() and "logs" not in path.parts
+    }
+    data = finished.folder / "config" / "data" / "preferences.jsonl"
+    kept = data.read_bytes()
+    try:
+        change_row(finished, "preferences", lambda line: put(line, rejected=""))
+        assert finished.snakemake("--cores", "2").returncode != 0
+    finally:
+        data.write_bytes(kept)
+    lost = [
+        path
+        for path in made
+        if "preferences" not in path.name
+        and "prompts.parquet" not in path.name
+        and (not path.is_file() or path.read_bytes() != made[path])
+    ]
+    assert not lost
+    done = finished.snakemake("--cores", "2")
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
+def test_a_model_path_with_spaces_and_quotes(clone, finished):
+    folder = clone.folder / "my 'own' \"model\""
+    shutil.copytree(finished.folder / "results" / "smoke" / "model" / "weights", folder)
+    text = (clone.folder / "config" / "smoke.yaml").read_text()
+    start, end = text.index("model:"), text.index("data:")
+    model = f"model: {{source: path, path: {json.dumps(str(folder))}}}\n\n"
+    (clone.folder / "config" / "smoke.yaml").write_text(text[:start] + model + text[end:])
+    done = clone.snakemake("--cores", "2", "--until", "tokenize_data")
+    assert done.returncode == 0, done.stdout[-3000:]
+    (folder / "tokenizer.json").unlink()
+    shutil.rmtree(clone.folder / "results")
+    done = clone.snakemake("--cores", "2", "--until", "fetch_model")
+    assert done.returncode != 0
+    assert "tokenizer" in done.stdout

@@ -1,0 +1,39 @@
+"""`snakemake -n` anywhere: the exact jobs, with no conda, no network and nothing installed but the driver."""
+
+import pytest
+
+SMOKE_JOBS = {
+    "fetch_model": 1,
+    "check_sft": 1,
+    "check_preferences": 1,
+    "tokenize_data": 4,
+    "train_sft": 2,
+    "train_dpo": 4,
+    "check_parity": 1,
+    "score_pairs": 10,
+    "generate": 7,
+    "grade": 7,
+    "compare": 1,
+    "plot": 1,
+    "report": 1,
+}
+DEMO_JOBS = {**SMOKE_JOBS, "train_sft": 3, "train_dpo": 6, "score_pairs": 14, "generate": 10, "grade": 10}
+
+
+@pytest.mark.parametrize(("config", "jobs"), [("config/smoke.yaml", SMOKE_JOBS), (None, DEMO_JOBS)])
+def test_a_fresh_clone_plans_every_job(clone, config, jobs):
+    (clone.folder / ".envs").unlink()
+    assert clone.planned(config) == jobs
+
+
+def test_a_real_run_without_environments_says_what_to_do(clone):
+    (clone.folder / ".envs").unlink()
+    done = clone.snakemake("--cores", "1")
+    assert done.returncode != 0
+    assert "run `make setup`" in done.stdout
+    assert not (clone.folder / "results" / "smoke" / "model").exists()
+
+
+def test_the_slurm_profile_is_found(clone):
+    done = clone.snakemake("--dry-run", "--profile", "slurm", "all")
+    assert done.returncode == 0, done.stdout

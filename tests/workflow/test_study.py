@@ -1,0 +1,119 @@
+"""The smoke study end to end, and what an edit makes run again."""
+
+import json
+import os
+
+import pandas
+import pytest
+
+ARMS = ("sft", "sft_dpo", "dpo_only")
+RUNS = ["base", *(f"{arm}-seed{seed}" for arm in ARMS for seed in (1, 2))]
+STATISTICS = {"compare": 1, "plot": 1, "report": 1}
+
+
+def test_results_are_whole(finished):
+    results = finished.folder / "results" / "smoke"
+    contrasts = pandas.read_csv(results / "stats" / "contrasts.csv")
+    assert set(contrasts["contrast"]) == {f"C{number}" for number in range(1, 8)}
+    assert set(contrasts["metric"]) == {"pref_acc", "pass_rate", "logp_margin"}
+    for run in RUNS:
+        assert len(list((results / "scores").glob(f"metric=*/part-{run}.parquet"))) == 3
+        assert (results / run / "generations.parquet").is_file()
+    html = (results / "report.html").read_text()
+    headline = json.loads((results / "stats" / "decision.json").read_text())["headline"]
+    assert headline.split(":")[0] in html
+    parity = json.loads((results / "parity.json").read_text())
+    assert all(loss == pytest.approx(0.693147, abs=1e-4) for loss in parity["step0_loss"].values())
+    assert len(parity["step0_loss"]) == 4
+
+
+def test_every_target_has_a_manifest(finished):
+    results = finished.folder / "results" / "smoke"
+    manifests = [json.loads(path.read_text()) for path in results.rglob("*manifest.json")]
+    assert len(manifests) == 42 - 1  # every job of the dry run but `all`
+    for manifest in manifests:
+        assert manifest["versions"]["python"].startswith("3.11.")
+        assert manifest["lock"]["file"] in ("train.yaml", "grade.yaml", "stats.yaml")
+        assert manifest["outputs"], manifest["rule"]
+    dpo = [manifest for manifest in manifests if manifest["rule"] == "train_dpo"]
+    assert all(manifest["facts"]["step0"]["loss_difference"] < 1e-4 for manifest in dpo)
+    assert {manifest["versions"]["trl"] for manifest in dpo} == {"0.9.6"}
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert finished.planned() == {}
+
+
+def test_touching_everything_is_no_reason_to_run(finished):
+    for path in finished.folder.rglob("*"):
+        if (
+            path.is_file()
+            and ".envs" not in path.parts
+            and ".snakemake" not in path.parts
+            and "results" not in path.parts
+        ):
+            os.utime(path)
+    assert finished.planned() == {}
+
+
+SMOKE = "config/smoke.yaml"
+BELOW_DPO = {"train_dpo": 4, "check_parity": 1, "score_pairs": 4, "generate": 4, "grade": 4, **STATISTICS}
+EDITS = {
+    "a comment in a program": ("scripts/arms/dpo.py", "import contextlib\n", "import contextlib  # why\n", {}),
+    "a comment in the config": (SMOKE, "seeds: [1, 2]", "seeds: [1, 2]  # two", {}),
+    "dpo.beta": (SMOKE, "dpo:\n", "dpo:\n  beta: 0.2\n", BELOW_DPO),
+    "dpo.learning_rate": (SMOKE, "1.0e-3", "1.1e-3", BELOW_DPO),
+    "sft.learning_rate": (
+        SMOKE,
+        "2.0e-3",
+        "2.1e-3",
+        {"train_sft": 2, "train_dpo": 2, "check_parity": 1, "score_pairs": 6, "generate": 4, "grade": 4, **STATISTICS},
+    ),
+    "a new seed": (
+        SMOKE,
+        "seeds: [1, 2]",
+        "seeds: [1, 2, 3]",
+        {"train_sft": 1, "train_dpo": 2, "check_parity": 1, "score_pairs": 4, "generate": 3, "grade": 3, **STATISTICS},
+    ),
+    "a generation setting": (
+        SMOKE,
+        "max_new_tokens: 16",
+        "max_new_tokens: 17",
+        {"generate": 7, "grade": 7, **STATISTICS},
+    ),
+    "statistics.alpha": (SMOKE, "tokens:\n", "statistics: {alpha: 0.01}\n\ntokens:\n", STATISTICS),
+    "the code of the statistics": ("scripts/paired/adjust.py", "import", "UNUSED = 1\nimport", STATISTICS),
+    "the code of the figures": (
+        "scripts/plot.py",
+        "\ndef main",
+        "\nUNUSED = 1\n\n\ndef main",
+        {"plot": 1, "report": 1},
+    ),
+    "a held-out margin": (SMOKE, "tokens:\n", "statistics: {margins: {pref_acc: 0.1}}\n\ntokens:\n", STATISTICS),
+}
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_an_edit_plans_exactly_what_depends_on_it(finished, case):
+    name, old, new, jobs = EDITS[case]
+    kept = (finished.folder / name).read_bytes()
+    try:
+        finished.edit(name, old, new)
+        assert finished.planned() == jobs
+    finally:
+        (finished.folder / name).write_bytes(kept)
+    assert finished.planned() == {}
+
+
+def test_a_row_of_the_pairs_leaves_sft_alone(finished):
+    path = finished.folder / "config" / "data" / "preferences.jsonl"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace(" the ", " that ", 1))
+        jobs = finished.planned()
+    finally:
+        path.write_text(kept)
+    assert "train_sft" not in jobs
+    assert jobs["train_dpo"] == 4
+    assert jobs["tokenize_data"] == 1
+    assert jobs["check_preferences"] == 1
