@@ -20,4 +20,7 @@ ENVIRONMENT.update(
     PIP_REQUIRE_VIRTUALENV="0",
     TOKENIZERS_PARALLELISM="false",
     HF_HUB_DISABLE_TELEMETRY="1",
+    TRANSFORMERS_VERBOSITY="error",  # notices about token counts and fingerprints say nothing about a study
+    DATASETS_VERBOSITY="error",
+    HF_DATASETS_DISABLE_PROGRESS_BARS="1",
 )

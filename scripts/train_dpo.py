@@ -40,7 +40,7 @@ def main() -> None:
     from arms.logps import check_forward
     from arms.tables import read_table
     from arms.tokens import load_tokenizer, read_tokens
-    from arms.training import Curves, progress, require_finite, trainer_arguments, whole_batches
+    from arms.training import Curves, require_finite, show_progress, trainer_arguments, whole_batches
 
     models.set_threads(args.threads)
     settings, recipe = job.settings, job.settings["dpo"]
@@ -89,11 +89,11 @@ def main() -> None:
         ),
         train_dataset=Dataset.from_list(rows),
         tokenizer=tokenizer,
-        callbacks=[progress(job, curves, ["loss", "margin"])],
         curves=curves,
         dtype=dtype,
         forking=forking,
     )
+    show_progress(trainer, job, curves, ["loss", "margin"])
     facts = models.trainable_facts(model)
     step0 = check_step0(trainer)
     job.say(f"step-0 gate passed: loss {step0['loss']:.6f}, closed form {step0['closed_form']:.6f}")

@@ -34,7 +34,7 @@ def main() -> None:
     from arms.logps import check_forward
     from arms.sft import CompletionSFTTrainer, collate
     from arms.tokens import load_tokenizer, read_tokens
-    from arms.training import Curves, progress, require_finite, trainer_arguments, whole_batches
+    from arms.training import Curves, require_finite, show_progress, trainer_arguments, whole_batches
 
     models.set_threads(args.threads)
     recipe, seed = job.settings["sft"], int(job.wildcards["seed"])
@@ -53,10 +53,10 @@ def main() -> None:
         train_dataset=Dataset.from_list(rows),
         data_collator=collate(tokenizer.pad_token_id),
         tokenizer=tokenizer,
-        callbacks=[progress(job, curves, ["loss"])],
         curves=curves,
         dtype=dtype,
     )
+    show_progress(trainer, job, curves, ["loss"])
     before = models.trainable_digest(model)
     facts = models.trainable_facts(model)
     result = trainer.train()

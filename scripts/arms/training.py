@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from arms.files import UserError, atomic_path
 
 if TYPE_CHECKING:
-    from transformers import TrainerCallback
+    from transformers import Trainer
 
     from arms.manifest import Job
 
@@ -98,9 +98,11 @@ class Curves:
             frame.to_parquet(temporary, index=False)
 
 
-def progress(job: Job, curves: Curves, shown: list[str]) -> TrainerCallback:
-    """A callback that says where training is about every ten seconds: step, metrics in `shown`, and the time left."""
-    from transformers import TrainerCallback
+def show_progress(trainer: Trainer, job: Job, curves: Curves, shown: list[str]) -> None:
+    """Let `trainer` say about every ten seconds where it is: step, the metrics in `shown`, and the time left."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    trainer.remove_callback(PrinterCallback)
 
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
@@ -117,7 +119,7 @@ def progress(job: Job, curves: Curves, shown: list[str]) -> TrainerCallback:
             metrics = " ".join(f"{name} {row[name]:.3f}" for name in shown)
             job.say(f"step {state.global_step}/{state.max_steps} {metrics} | {left:.0f} s left")
 
-    return Progress()
+    trainer.add_callback(Progress)
 
 
 def require_finite(curves: Curves, what: str) -> None:
