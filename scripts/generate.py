@@ -14,9 +14,11 @@ import time
 from arms.files import atomic_path, exit_with_message
 from arms.manifest import Job, add_job_arguments
 
+ROUND = 32  # new tokens before answers that have ended leave their batch
+
 
 def main() -> None:
-    """Generate in batches of prompts of similar length and write one row a sample."""
+    """Generate in batches of similar length, in rounds, and write one row a sample."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
     parser.add_argument("--model", required=True, help="model.json of the base model")
@@ -46,36 +48,59 @@ def main() -> None:
     device = next(policy.parameters()).device
     sampled = settings["temperature"] > 0
     config = GenerationConfig(
-        max_new_tokens=settings["max_new_tokens"],
         do_sample=sampled,
         temperature=settings["temperature"] if sampled else None,
         top_p=settings["top_p"] if sampled else None,
         top_k=0 if sampled else None,
-        num_return_sequences=settings["samples"],
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
     set_seed(settings["seed"])
 
-    prompts = sorted(read_tokens(args.tokens), key=lambda row: (len(row["prompt_ids"]), row["id"]))
-    rows, said = [], time.monotonic()
-    for start in range(0, len(prompts), settings["batch_size"]):
-        batch = prompts[start : start + settings["batch_size"]]
-        longest = max(len(row["prompt_ids"]) for row in batch)
-        pads = [longest - len(row["prompt_ids"]) for row in batch]
-        filled = [[tokenizer.pad_token_id] * pad + row["prompt_ids"] for pad, row in zip(pads, batch, strict=True)]
-        ids = torch.tensor(filled, device=device)
-        mask = torch.tensor([[0] * pad + [1] * (longest - pad) for pad in pads], device=device)
+    def extend(answers: list[dict], tokens: int) -> None:
+        """Add up to `tokens` new tokens to each answer of one left-padded batch."""
+        known = [answer["prompt_ids"] + answer["ids"] for answer in answers]
+        longest = max(map(len, known))
+        ids = [[tokenizer.pad_token_id] * (longest - len(row)) + row for row in known]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in known]
+        config.max_new_tokens = tokens
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
         with torch.inference_mode(), autocast:
-            answers = policy.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-        for i, answer in enumerate(answers[:, longest:].tolist()):
-            row = batch[i // settings["samples"]]
-            rows.append({"prompt_id": row["id"], "sample_idx": i % settings["samples"], **describe(answer, tokenizer)})
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            job.say(f"{start + len(batch)}/{len(prompts)} prompts")
+            extended = policy.generate(
+                input_ids=torch.tensor(ids, device=device),
+                attention_mask=torch.tensor(mask, device=device),
+                generation_config=config,
+            )
+        for answer, new in zip(answers, extended[:, longest:].tolist(), strict=True):
+            end = new.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in new else len(new)
+            answer["ids"] += new[:end]
+
+    answers = [
+        {"prompt_id": row["id"], "sample_idx": sample, "prompt_ids": row["prompt_ids"], "ids": []}
+        for row in read_tokens(args.tokens)
+        for sample in range(settings["samples"])
+    ]
+    open_answers, limit, said = answers, settings["max_new_tokens"], time.monotonic()
+    while open_answers:
+        # In rounds, so that a batch does not go on computing for answers that have long ended.
+        open_answers.sort(key=lambda answer: (len(answer["prompt_ids"] + answer["ids"]), answer["prompt_id"]))
+        for start in range(0, len(open_answers), settings["batch_size"]):
+            batch = open_answers[start : start + settings["batch_size"]]
+            extend(batch, min(ROUND, limit - len(batch[0]["ids"])))
+            if time.monotonic() - said > 10:
+                said = time.monotonic()
+                ended = sum(answer["ids"][-1:] == [tokenizer.eos_token_id] for answer in answers)
+                job.say(f"{ended}/{len(answers)} answers have ended")
+        open_answers = [
+            answer
+            for answer in open_answers
+            if answer["ids"][-1] != tokenizer.eos_token_id and len(answer["ids"]) < limit
+        ]
+    rows = [
+        {"prompt_id": answer["prompt_id"], "sample_idx": answer["sample_idx"], **describe(answer["ids"], tokenizer)}
+        for answer in answers
+    ]
     frame = pandas.DataFrame(rows).sort_values(["prompt_id", "sample_idx"], ignore_index=True)
     frame = frame.astype({"sample_idx": "int16", "n_tokens": "int32"})
     with atomic_path(args.output) as temporary:
@@ -94,11 +119,8 @@ def main() -> None:
 
 def describe(answer: list[int], tokenizer) -> dict:
     """Text, length in tokens (EOS included) and status of one answer: ok, empty, or truncated (no EOS was reached)."""
-    ended = tokenizer.eos_token_id in answer
-    if ended:
-        answer = answer[: answer.index(tokenizer.eos_token_id) + 1]
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    status = "truncated" if not ended else "ok" if text else "empty"
+    status = "truncated" if answer[-1] != tokenizer.eos_token_id else "ok" if text else "empty"
     return {"text": text, "n_tokens": len(answer), "status": status}
 
 
