@@ -54,9 +54,10 @@ def main() -> None:
         write_scores(target, args.arm, args.train_seed, rows)
 
     statuses = Counter(row[3] for row in passed)
+    truncated = sum(generation["status"] == "truncated" for generation in generations)
     rate = sum(row[2] or 0.0 for row in passed) / len(passed)
     accuracy = sum(row[2] for row in preferred) / len(preferred)
-    job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({dict(sorted(statuses.items()))})")
+    job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({truncated} never ended)")
     job.say(f"preference accuracy {accuracy:.3f} of {len(pairs)} pairs")
     job.finish(
         inputs={"prompts": args.prompts, "generations": args.generations, "pair_logps": args.pair_logps},
@@ -64,6 +65,7 @@ def main() -> None:
         pass_rate=rate,
         preference_accuracy=accuracy,
         statuses=dict(statuses),
+        truncated=truncated,
     )
 
 
@@ -145,10 +147,13 @@ def read_pairs(path: str) -> list[dict]:
 def grade(prompt: dict, generation: dict) -> tuple[float | None, str, str]:
     """(value, status, gen_sha256) of one generation: 1.0 if it follows every instruction of its prompt, else 0.0.
 
-    Only a whole answer is graded. One that ran into the token limit could pass ("no commas") by never being finished.
+    An answer that ran into the token limit has failed: it could pass ("no commas") by never being finished. That is an
+    outcome, seen in full (a model that repeats itself for ever), not a missing one; so its status is ok.
     """
     text = generation["text"] or ""
-    status = generation["status"] if text.strip() or generation["status"] == "truncated" else "empty"
+    if generation["status"] == "truncated":
+        return 0.0, "ok", sha256_bytes(text.encode("utf-8"))
+    status = generation["status"] if text.strip() else "empty"
     value = float(follows(prompt, text)) if status == "ok" else None
     return value, status, sha256_bytes(text.encode("utf-8"))
 

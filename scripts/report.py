@@ -243,9 +243,9 @@ def first_samples(path: str):
 
 
 def mark(score) -> str:
-    """pass, fail, or why there is no grade: an answer that is empty or cut off counts as failed."""
+    """pass, fail, or why there is no grade (an empty answer counts as failed)."""
     if score["status"] != "ok":
-        return {"truncated": "cut off"}.get(score["status"], score["status"].replace("_", " "))
+        return score["status"].replace("_", " ")
     return "pass" if score["value"] == 1 else "fail"
 
 

@@ -225,7 +225,7 @@ def test_log_probability_metrics(study):
     assert {r["gen_sha256"] for r in accuracy + margins} == {None}
 
 
-def test_unfinished_and_empty_answers_are_not_graded(study):
+def test_an_unfinished_answer_fails_and_an_empty_one_is_missing(study):
     study.generations[0] |= {"text": "It goes on and", "status": "truncated"}
     study.generations[1] |= {"text": "", "status": "empty"}
     study.generations[2] |= {"text": " \n", "status": "ok"}
@@ -235,10 +235,11 @@ def test_unfinished_and_empty_answers_are_not_graded(study):
         ("p1", 0): (1.0, "ok"),
         ("p1", 1): (None, "empty"),
         ("p2", 0): (None, "empty"),
-        ("p2", 1): (None, "truncated"),
+        ("p2", 1): (0.0, "ok"),
     }
     facts = read_json(study.folder / "out" / "manifest.json")["facts"]
-    assert facts["statuses"] == {"ok": 1, "empty": 2, "truncated": 1}
+    assert facts["statuses"] == {"ok": 2, "empty": 2}
+    assert facts["truncated"] == 1
     assert math.isclose(facts["pass_rate"], 0.25)
 
 
