@@ -4,11 +4,7 @@
 rule fetch_model:
     """Fetch the base model, check its files, and describe them."""
     input:
-        data=(
-            [config["data"][name] for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts")]
-            if config["model"]["source"] == "random"
-            else []
-        ),
+        text=config["data"]["sft"] if config["model"]["source"] == "random" else [],
         env="envs/train.yaml",
     output:
         weights=directory("<results>/model/weights"),
@@ -27,8 +23,9 @@ rule fetch_model:
     params:
         job=job("fetch_model", {"model": config["model"], "study_bytes": 10**9}),  # adapters, tables, caches
         program=program("fetch_model", "train"),
+        text=lambda wildcards, input: ["--text", input.text] if input.text else [],
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --weights {output.weights:q} --card {output.card:q} --text {input.data:q} 2>&1 | tee {log:q}
+            --weights {output.weights:q} --card {output.card:q} {params.text:q} 2>&1 | tee {log:q}
         """

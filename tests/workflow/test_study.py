@@ -21,7 +21,7 @@ def test_results_are_whole(finished):
         assert (results / run / "generations.parquet").is_file()
     html = (results / "report.html").read_text()
     headline = json.loads((results / "stats" / "decision.json").read_text())["headline"]
-    assert headline.split(":")[0] in html
+    assert headline.split(",")[0] in html
     parity = json.loads((results / "parity.json").read_text())
     assert all(loss == pytest.approx(0.693147, abs=1e-4) for loss in parity["step0_loss"].values())
     assert len(parity["step0_loss"]) == 4
