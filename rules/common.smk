@@ -89,8 +89,8 @@ DATASETS = {
     # data set of the token files: (key in the config's data section, kind of rows, the audit that must have passed)
     "sft": ("sft", "sft", "sft"),
     "train_pairs": ("pairs", "pairs", "preferences"),
-    "heldout_pairs": ("heldout_pairs", "pairs", "preferences"),
-    "heldout_prompts": ("heldout_prompts", "prompts", "preferences"),
+    "heldout_pairs": ("heldout_pairs", "pairs", "heldout"),
+    "heldout_prompts": ("heldout_prompts", "prompts", "heldout"),
 }
 
 

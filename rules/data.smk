@@ -1,7 +1,8 @@
 """The data: checked as text, then turned into token ids once for all arms.
 
-The audits are `ancient` for tokenisation: they must exist before it, but a change of the held-out data, which makes
-them anew, is no reason to train again.
+Each check owns its files and sees the others only to find leakage: these are `ancient`, since another held-out prompt
+is no reason to train again. Whichever file changes, its own check compares it with the others before anything is made
+from it.
 """
 
 
@@ -9,8 +10,8 @@ rule check_sft:
     """Check the SFT rows as text, and that no held-out prompt is among them."""
     input:
         sft=config["data"]["sft"],
-        heldout_pairs=config["data"]["heldout_pairs"],
-        heldout_prompts=config["data"]["heldout_prompts"],
+        heldout_pairs=ancient(config["data"]["heldout_pairs"]),
+        heldout_prompts=ancient(config["data"]["heldout_prompts"]),
         env="envs/stats.yaml",
     output:
         audit="<results>/data/sft.audit.json",
@@ -36,15 +37,14 @@ rule check_sft:
 
 
 rule check_preferences:
-    """Check the pairs as text, and that no held-out prompt is among them; list the held-out prompts."""
+    """Check the pairs as text, and that no held-out prompt is among them."""
     input:
         pairs=config["data"]["pairs"],
-        heldout_pairs=config["data"]["heldout_pairs"],
-        heldout_prompts=config["data"]["heldout_prompts"],
+        heldout_pairs=ancient(config["data"]["heldout_pairs"]),
+        heldout_prompts=ancient(config["data"]["heldout_prompts"]),
         env="envs/stats.yaml",
     output:
         audit="<results>/data/preferences.audit.json",
-        prompts="<results>/data/prompts.parquet",
         manifest="<results>/data/preferences.manifest.json",
     log:
         "<logs>/check_preferences.log",
@@ -62,6 +62,38 @@ rule check_preferences:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --pairs {input.pairs:q} --heldout-pairs {input.heldout_pairs:q} \
+            --heldout-prompts {input.heldout_prompts:q} --audit {output.audit:q} 2>&1 | tee {log:q}
+        """
+
+
+rule check_heldout:
+    """Check the held-out pairs and prompts as text, that none is trained on, and list them for the statistics."""
+    input:
+        sft=ancient(config["data"]["sft"]),
+        pairs=ancient(config["data"]["pairs"]),
+        heldout_pairs=config["data"]["heldout_pairs"],
+        heldout_prompts=config["data"]["heldout_prompts"],
+        env="envs/stats.yaml",
+    output:
+        audit="<results>/data/heldout.audit.json",
+        prompts="<results>/data/prompts.parquet",
+        manifest="<results>/data/heldout.manifest.json",
+    log:
+        "<logs>/check_heldout.log",
+    benchmark:
+        "<benchmarks>/check_heldout.tsv"
+    conda:
+        "../envs/stats.yaml"
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        job=job("check_heldout", {}),
+        program=program("check_heldout", "stats"),
+    shell:
+        r"""
+        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
+            --sft {input.sft:q} --pairs {input.pairs:q} --heldout-pairs {input.heldout_pairs:q} \
             --heldout-prompts {input.heldout_prompts:q} --audit {output.audit:q} --prompts {output.prompts:q} \
             2>&1 | tee {log:q}
         """
@@ -72,7 +104,7 @@ rule tokenize_data:
     input:
         model="<results>/model/model.json",
         data=lambda wildcards: config["data"][DATASETS[wildcards.dataset][0]],
-        audit=lambda wildcards: ancient(f"<results>/data/{DATASETS[wildcards.dataset][2]}.audit.json"),
+        audit=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset][2]}.audit.json",
         env="envs/train.yaml",
     output:
         tokens="<results>/tokens/{dataset}.parquet",

@@ -49,6 +49,7 @@ rule report:
         audits=[
             "<results>/data/sft.audit.json",
             "<results>/data/preferences.audit.json",
+            "<results>/data/heldout.audit.json",
             *expand("<results>/tokens/{dataset}.audit.json", dataset=DATASETS),
         ],
         parity="<results>/parity.json",

@@ -10,6 +10,7 @@ rule compare:
             "<results>/parity.json",
             "<results>/data/sft.audit.json",
             "<results>/data/preferences.audit.json",
+            "<results>/data/heldout.audit.json",
         ],
         env="envs/stats.yaml",
     output:

@@ -266,15 +266,13 @@ def data_audit(paths: list[str]) -> dict:
         f"{Path(path).parent.name}/{Path(path).name.removesuffix('.audit.json')}": read_json(path) for path in paths
     }
     try:
-        pairs, tokens = (
-            audits["data/preferences"],
-            {key[7:]: audit for key, audit in audits.items() if key[:7] == "tokens/"},
-        )
+        pairs, heldout = audits["data/preferences"], audits["data/heldout"]
+        tokens = {key[7:]: audit for key, audit in audits.items() if key[:7] == "tokens/"}
         described = {
             "sft": ("SFT rows", audits["data/sft"]["sft"]),
             "train_pairs": ("Training pairs", pairs["pairs"]),
-            "heldout_pairs": ("Held-out pairs", pairs["heldout_pairs"]),
-            "heldout_prompts": ("Held-out prompts", pairs["heldout_prompts"]),
+            "heldout_pairs": ("Held-out pairs", heldout["heldout_pairs"]),
+            "heldout_prompts": ("Held-out prompts", heldout["heldout_prompts"]),
         }
         rows = [{"name": name, **found, "tokens": tokens[key]} for key, (name, found) in described.items()]
     except KeyError as error:
@@ -283,8 +281,9 @@ def data_audit(paths: list[str]) -> dict:
         "rows": rows,
         "categories": sorted({category for row in rows for category in row["categories"]}),
         "negatives": sorted({name for row in rows for name in row.get("negatives", {})}),
-        "pairs": pairs,
-        "near_duplicates": len(pairs["near_duplicates"]) + len(audits["data/sft"].get("near_duplicates", [])),
+        "pairs": pairs["pairs"],
+        "heldout": heldout,
+        "near_duplicates": len(heldout["near_duplicates"]),
         "warnings": [*audits["data/sft"]["warnings"], *pairs["warnings"]],
     }
 

@@ -6,6 +6,7 @@ SMOKE_JOBS = {
     "fetch_model": 1,
     "check_sft": 1,
     "check_preferences": 1,
+    "check_heldout": 1,
     "tokenize_data": 4,
     "train_sft": 2,
     "train_dpo": 4,

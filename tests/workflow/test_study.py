@@ -30,7 +30,7 @@ def test_results_are_whole(finished):
 def test_every_target_has_a_manifest(finished):
     results = finished.folder / "results" / "smoke"
     manifests = [json.loads(path.read_text()) for path in results.rglob("*manifest.json")]
-    assert len(manifests) == 42 - 1  # every job of the dry run but `all`
+    assert len(manifests) == 43 - 1  # every job of the dry run but `all`
     for manifest in manifests:
         assert manifest["versions"]["python"].startswith("3.11.")
         assert manifest["lock"]["file"] in ("train.yaml", "grade.yaml", "stats.yaml")
@@ -82,7 +82,7 @@ EDITS = {
         {"generate": 7, "grade": 7, **STATISTICS},
     ),
     "statistics.alpha": (SMOKE, "tokens:\n", "statistics: {alpha: 0.01}\n\ntokens:\n", STATISTICS),
-    "the code of the statistics": ("scripts/paired/adjust.py", "import", "UNUSED = 1\nimport", STATISTICS),
+    "the code of the statistics": ("scripts/paired/adjust.py", "\ndef ", "\nUNUSED = 1\n\n\ndef ", STATISTICS),
     "the code of the figures": (
         "scripts/plot.py",
         "\ndef main",
@@ -105,6 +105,17 @@ def test_an_edit_plans_exactly_what_depends_on_it(finished, case):
     assert finished.planned() == {}
 
 
+def test_another_heldout_prompt_trains_nothing(finished):
+    path = finished.folder / "config" / "data" / "heldout_prompts.jsonl"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace("Describe", "Please describe", 1))
+        jobs = finished.planned()
+    finally:
+        path.write_text(kept)
+    assert jobs == {"check_heldout": 1, "tokenize_data": 2, "score_pairs": 7, "generate": 7, "grade": 7, **STATISTICS}
+
+
 def test_a_row_of_the_pairs_leaves_sft_alone(finished):
     path = finished.folder / "config" / "data" / "preferences.jsonl"
     kept = path.read_text()
@@ -113,7 +124,5 @@ def test_a_row_of_the_pairs_leaves_sft_alone(finished):
         jobs = finished.planned()
     finally:
         path.write_text(kept)
-    assert "train_sft" not in jobs
-    assert jobs["train_dpo"] == 4
-    assert jobs["tokenize_data"] == 1
-    assert jobs["check_preferences"] == 1
+    below = {"check_preferences": 1, "tokenize_data": 1, "score_pairs": 7, "train_dpo": 4, "check_parity": 1}
+    assert jobs == {**below, "generate": 4, "grade": 4, **STATISTICS}

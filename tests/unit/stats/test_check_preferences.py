@@ -1,4 +1,4 @@
-"""check_preferences, as a rule runs it: bad pairs are named with their lines, the held-out prompts are listed."""
+"""check_preferences and check_heldout, as rules run them: bad pairs are named with their lines, prompts are listed."""
 
 import hashlib
 import json
@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[3]
+
+
+SFT_ROW = {"id": "s0", "prompt": "Name a colour.", "completion": "Blue.", "category": "format"}
 
 
 def pair_rows(prefix: str) -> list[dict]:
@@ -44,10 +47,14 @@ def check(tmp_path):
     folder.mkdir()
 
     def run(pairs=None, heldout_pairs=None, heldout_prompts=None) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "scripts/check_preferences.py"), "--lock", str(ROOT / "envs/stats.yaml")]
-        command += ["--job", '{"rule": "check_preferences", "wildcards": {}, "settings": {}, "code": "0"}']
+        """The check that owns what was changed: the training pairs, or the held-out rows."""
+        rule = "check_heldout" if heldout_pairs or heldout_prompts else "check_preferences"
+        command = [sys.executable, str(ROOT / "scripts" / f"{rule}.py"), "--lock", str(ROOT / "envs/stats.yaml")]
+        command += ["--job", json.dumps({"rule": rule, "wildcards": {}, "settings": {}, "code": "0"})]
         command += ["--manifest", str(folder / "manifest.json"), "--audit", str(folder / "audit.json")]
-        command += ["--prompts", str(folder / "prompts.parquet")]
+        if rule == "check_heldout":
+            (folder / "sft.jsonl").write_text(json.dumps(SFT_ROW) + "\n", encoding="utf-8")
+            command += ["--prompts", str(folder / "prompts.parquet"), "--sft", str(folder / "sft.jsonl")]
         tables = {
             "pairs": pairs or pair_rows("t"),
             "heldout-pairs": heldout_pairs or pair_rows("h"),
@@ -88,9 +95,27 @@ def test_good_pairs_are_described(check):
     assert audit["pairs"]["share_first_word_differs"] == 0.0
     assert set(audit["pairs"]["characters"]) == {"prompt", "chosen", "rejected"}
     assert audit["pairs"]["characters"]["rejected"]["median"] == 43
-    assert (audit["heldout_pairs"]["rows"], audit["heldout_prompts"]["rows"], audit["heldout_clusters"]) == (4, 3, 7)
     assert audit["warnings"] == []
     assert 3 <= len(done.stdout.splitlines()) <= 6
+
+
+def test_heldout_rows_are_described(check):
+    assert check(heldout_prompts=prompt_rows()).returncode == 0
+    audit = check.audit()
+    assert (audit["heldout_pairs"]["rows"], audit["heldout_prompts"]["rows"], audit["heldout_clusters"]) == (4, 3, 7)
+
+
+def test_a_training_pair_whose_prompt_is_held_out_is_refused(check):
+    trained = pair_rows("t")
+    trained[1]["prompt"] = pair_rows("h")[2]["prompt"]
+    assert "heldout_pairs.jsonl: 1 held-out prompt is also trained on" in refusal(check(pairs=trained))
+
+
+def test_a_heldout_prompt_of_the_sft_rows_is_refused(check):
+    prompts = prompt_rows()
+    prompts[1]["prompt"] = SFT_ROW["prompt"]
+    told = refusal(check(heldout_prompts=prompts))
+    assert "heldout_prompts.jsonl: 1 held-out prompt is also trained on: line 2" in told
 
 
 def test_heldout_prompts_are_listed_by_the_contract(check):

@@ -92,11 +92,11 @@ def make_audits(root, categories):
         return {"rows": 60, "distinct_prompts": 58, "categories": counts, **more}
 
     negatives = {"negatives": {"too_long": 30, "has_comma": 30}, "share_chosen_longer": 0.5}
-    pairs = {
-        "schema": 1, "pairs": table(**negatives), "heldout_pairs": table(**negatives), "heldout_prompts": table(),
-        "heldout_clusters": 90, "near_duplicates": [], "warnings": ["2 held-out prompts nearly are training prompts"],
-    }  # fmt: skip
+    warnings = ["2 held-out prompts nearly are training prompts"]
+    pairs = {"schema": 1, "pairs": table(**negatives), "near_duplicates": [], "warnings": warnings}
     write_json(root / "data/preferences.audit.json", pairs)
+    heldout = {"schema": 1, "heldout_pairs": table(**negatives), "heldout_prompts": table()}
+    write_json(root / "data/heldout.audit.json", {**heldout, "heldout_clusters": 90, "near_duplicates": []})
     write_json(root / "data/sft.audit.json", {"schema": 1, "sft": table(), "near_duplicates": [], "warnings": []})
     length = {"max": 81, "median": 38, "min": 10, "p95": 67}
     for name, columns in {
@@ -359,7 +359,7 @@ def test_one_seed_and_one_category_are_enough(tmp_path):
     [
         (plot, "stats/contrasts.parquet", "stats/contrasts.parquet: no such file"),
         (report, "figures/forest.svg", "figures/forest.svg: no such file; rule plot makes it"),
-        (report, "tokens/sft.audit.json", "--audits: 'sft' is missing; found data/preferences, data/sft"),
+        (report, "tokens/sft.audit.json", "--audits: 'sft' is missing; found data/heldout, data/preferences, data/sft"),
         (report, "sft_dpo-seed1/generations.parquet", "no answers or scores of arm 'sft_dpo' at seed 1"),
     ],
     ids=lambda value: value.replace("/", "-") if isinstance(value, str) else "",
