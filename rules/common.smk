@@ -28,15 +28,17 @@ def source(path):
 
 
 def imported(path):
-    """Project files that a module imports, at its top or inside functions."""
+    """Project files that a module imports, at its top or inside functions, by absolute or relative name."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
+        folder, names = SCRIPTS, []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.ImportFrom):
+            folder = path.parents[node.level - 1] if node.level else SCRIPTS
+            stem = f"{node.module}." if node.module else ""
+            names = [stem.rstrip("."), *(stem + alias.name for alias in node.names)]
         for name in names:
-            file = SCRIPTS.joinpath(*name.split("."))
+            file = folder.joinpath(*name.split("."))
             for candidate in (file.with_suffix(".py"), file / "__init__.py"):
                 if candidate.is_file():
                     yield candidate

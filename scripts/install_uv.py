@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -16,17 +17,21 @@ import urllib.request
 import zipfile
 from pathlib import Path
 
-INDEX = "https://pypi.org/pypi"
+INDEX = "https://pypi.org/simple"
 
 
 def from_wheel(version: str, folder: Path) -> None:
     """Fetch uv's wheel for Linux on x86-64, check its sha256, and unpack the one program in it."""
-    with urllib.request.urlopen(f"{INDEX}/uv/{version}/json") as reply:  # noqa: S310 (a constant https address)
-        files = json.load(reply)["urls"]
-    wheel = next(file for file in files if "manylinux" in file["filename"] and "x86_64" in file["filename"])
+    page = urllib.request.Request(  # noqa: S310 (a constant https address)
+        f"{INDEX}/uv/", headers={"Accept": "application/vnd.pypi.simple.v1+json"}
+    )
+    with urllib.request.urlopen(page) as reply:  # noqa: S310 (a constant https address)
+        files = json.load(reply)["files"]
+    names = re.compile(rf"uv-{re.escape(version)}-.*manylinux.*x86_64.*\.whl")
+    wheel = next(file for file in files if names.fullmatch(file["filename"]))
     with urllib.request.urlopen(wheel["url"]) as reply:  # noqa: S310
         data = reply.read()
-    if hashlib.sha256(data).hexdigest() != wheel["digests"]["sha256"]:
+    if hashlib.sha256(data).hexdigest() != wheel["hashes"]["sha256"]:
         sys.exit(f"error: {wheel['filename']}: wrong sha256; try again, or install uv {version} into {folder}/bin")
     program = folder / "bin" / "uv"
     program.parent.mkdir(parents=True, exist_ok=True)
