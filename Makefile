@@ -61,7 +61,7 @@ $(UV):
 	@$(PYTHON) scripts/install_uv.py $(UV_VERSION) .envs/uv
 
 .envs/%/.ready: uv.lock pyproject.toml | $(UV)
-	@echo "==> installing the locked '$*' environment into .envs/$* (train is the large one: about 5 GB, mostly torch)"
+	@echo "==> installing the locked '$*' environment into .envs/$*$(if $(filter train,$*), (about 5 GB, mostly torch))"
 	@UV_PROJECT_ENVIRONMENT=.envs/$* $(UV) sync --quiet --frozen --python $(PYTHON) \
 	    --only-group $* $(if $(filter driver,$*),--only-group lint)
 	@touch $@
