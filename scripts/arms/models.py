@@ -17,7 +17,7 @@ ADAPTER = "adapter_model.safetensors"
 
 
 def set_threads(threads: int) -> None:
-    """Use `threads` CPU threads. The results do not depend on it (measured: facts on determinism, 1 = 2 threads)."""
+    """Use `threads` CPU threads. The bytes of a trained adapter do not depend on it (tests/unit/train/test_dpo.py)."""
     import torch
 
     torch.set_num_threads(threads)
