@@ -26,7 +26,6 @@ wildcard_constraints:
     seed="[0-9]+",
     split="train|heldout",
     dataset="sft|train_pairs|heldout_pairs|heldout_prompts",
-    metric="pref_acc|pass_rate|logp_margin",
 
 
 localrules:
