@@ -21,8 +21,9 @@ pathvars:
 
 
 wildcard_constraints:
-    run="base|(sft|sft_dpo|dpo_only)-seed[0-9]+",
+    run=f"base|sft-seed[0-9]+|(sft_dpo|dpo_only)({'|'.join(map(re.escape, RECIPES))})-seed[0-9]+",
     arm="sft_dpo|dpo_only",
+    variant="|".join(map(re.escape, RECIPES)),
     seed="[0-9]+",
     split="train|heldout",
     dataset="sft|train_pairs|heldout_pairs|heldout_prompts",

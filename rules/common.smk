@@ -12,7 +12,7 @@ TRAINED = ("sft", "sft_dpo", "dpo_only")
 FIGURES = ("forest", "arms", "seeds", "categories", "curves")
 STATISTICS = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
 METRICS = ("pref_acc", "pass_rate", "logp_margin")
-RUNS = ["base", *(f"{arm}-seed{seed}" for arm in TRAINED for seed in config["seeds"])]
+STARTS = ["base", *(f"sft-seed{seed}" for seed in config["seeds"])]  # what DPO starts from, and its references
 USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
 
 
@@ -103,31 +103,54 @@ def token_settings(wildcards):
     return {**config["tokens"], **overlong, "rows": rows}
 
 
-def dpo_start(wildcards):
-    """The adapter that an arm's DPO starts from: its seed's SFT adapter, or none."""
-    return f"<results>/sft-seed{wildcards.seed}/adapter/arm.json" if wildcards.arm == "sft_dpo" else []
+def dpo_runs(variant):
+    """The runs of both DPO arms with one recipe."""
+    return [f"{arm}{variant}-seed{seed}" for arm in ("sft_dpo", "dpo_only") for seed in config["seeds"]]
 
 
-def dpo_reference(wildcards):
-    """The reference table of an arm: log-probabilities under the policy that its DPO starts from."""
-    run = f"sft-seed{wildcards.seed}" if wildcards.arm == "sft_dpo" else "base"
-    return f"<results>/{run}/train_logps.parquet"
+def runs(variant):
+    """The runs that one recipe's statistics compare."""
+    return STARTS + dpo_runs(variant)
 
 
-def training(stage):
-    """What a training job of one stage depends on."""
-    shared = {"precision": config["model"]["precision"], "max_length": config["tokens"]["max_length"]}
-    return {**shared, "lora": config["lora"], stage: config[stage]}
+def parent(wildcards):
+    """The run whose policy an arm's DPO starts from, and which is its reference."""
+    return f"sft-seed{wildcards.seed}" if wildcards.arm == "sft_dpo" else "base"
 
 
 def adapter_of(wildcards):
-    """arm.json of a run's adapter; the base has none."""
-    return [] if wildcards.run == "base" else f"<results>/{wildcards.run}/adapter/arm.json"
+    """arm.json of a run's adapter; the base has none. A DPO job gets the adapter that it starts from."""
+    run = wildcards.run if "run" in wildcards.keys() else parent(wildcards)
+    return [] if run == "base" else f"<results>/{run}/adapter/arm.json"
 
 
-def adapter_flag(wildcards, input):
-    """The flag that hands a run's adapter to its program."""
-    return ["--adapter", input.adapter] if input.adapter else []
+def adapter_flag(flag):
+    """The flag that hands the adapter of `adapter_of` to a program, or nothing for the base."""
+    return lambda wildcards, input: [flag, input.adapter] if input.adapter else []
+
+
+def torch_settings(**stage):
+    """What every job that computes log-probabilities depends on, and the settings of its stage."""
+    shared = {"precision": config["model"]["precision"], "cpu_instructions": config["cpu_instructions"]}
+    return {**shared, **stage}
+
+
+def sft_settings(wildcards):
+    """What a training job of the SFT arm depends on."""
+    return torch_settings(max_length=config["tokens"]["max_length"], lora=config["lora"], sft=config["sft"])
+
+
+def dpo_settings(wildcards):
+    """What a training job of a DPO arm depends on: the recipe of its variant, and for sft_dpo the way it starts."""
+    start = config["sft_dpo"] if wildcards.arm == "sft_dpo" else {}
+    recipe = RECIPES[wildcards.variant]
+    return torch_settings(max_length=config["tokens"]["max_length"], lora=config["lora"], dpo=recipe, **start)
+
+
+def checkpoint_flags(wildcards, output):
+    """Where and how often a training job saves. A function of `output`: Snakemake does not record it."""
+    folder = Path(output.observed).parent / "checkpoints"
+    return ["--checkpoints", str(folder), "--checkpoint-minutes", str(config["checkpoint_minutes"])]
 
 
 def plan(config):

@@ -1,11 +1,16 @@
 """Load the configuration, refuse what the schema does not know, fill in defaults."""
 
 import difflib
+import itertools
+import sys
 
 import jsonschema
 import yaml
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
+
+sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
+from arms.cpu import INSTRUCTIONS
 
 if not workflow.overwrite_configfiles:
 
@@ -37,6 +42,20 @@ def config_complaint(error):
     return f"{key}: {error.message}; {error.schema.get('description', 'see config/README.md')}"
 
 
+def variants(recipe):
+    """The DPO recipes that a configuration asks for, by label: lists make every combination, the first is "".
+
+    Another variant's label names what differs from the first, such as "-beta~0.3", and becomes part of its paths.
+    """
+    lists = {key: value if isinstance(value, list) else [value] for key, value in sorted(recipe.items())}
+    first = {key: values[0] for key, values in lists.items()}
+    found = {}
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values))
+        found["".join(f"-{key}~{value}" for key, value in chosen.items() if value != first[key])] = chosen
+    return found
+
+
 def check_config(config):
     """Raise WorkflowError on the first thing that is wrong with the configuration."""
     with open(SCHEMA, encoding="utf-8") as stream:
@@ -48,6 +67,16 @@ def check_config(config):
     for stage in ("sft", "dpo"):
         if config[stage]["batch_size"] % config[stage]["micro_batch_size"]:
             raise WorkflowError(f"{CONFIG_FILES}: {stage}.micro_batch_size must divide {stage}.batch_size")
+    loss_type = config["dpo"]["loss_type"]
+    if loss_type.startswith("aot") and config["dpo"]["batch_size"] != config["dpo"]["micro_batch_size"]:
+        raise WorkflowError(
+            f"{CONFIG_FILES}: dpo.loss_type {loss_type} sorts the pairs of one forward pass, so dpo.micro_batch_size must "
+            "equal dpo.batch_size"
+        )
+    if config["dpo"]["label_smoothing"] and loss_type in ("hinge", "ipo", "nca_pair", "sppo_hard"):
+        raise WorkflowError(
+            f"{CONFIG_FILES}: dpo.label_smoothing has no effect on dpo.loss_type {loss_type}; remove one of them"
+        )
     for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts"):
         path = config["data"][name]
         if not os.path.isfile(path):
@@ -56,4 +85,18 @@ def check_config(config):
         raise WorkflowError(f"{CONFIG_FILES}: model.precision {config['model']['precision']} needs gpus: 1")
 
 
-check_config(config)
+def check_variants(config):
+    """Check the configuration with each DPO recipe that it asks for; return the recipes by label, defaults filled in."""
+    asked = config.get("dpo") if isinstance(config.get("dpo"), dict) else {}
+    if any(value == [] for value in asked.values()):
+        raise WorkflowError(f"{CONFIG_FILES}: dpo: an empty list stands for no recipe; give it a value")
+    recipes = {}
+    for label, recipe in reversed(variants(asked).items()):  # the first comes last and stays in `config`
+        config["dpo"] = recipe
+        check_config(config)
+        recipes[label] = config["dpo"]
+    return dict(reversed(recipes.items()))
+
+
+RECIPES = check_variants(config)
+os.environ.update(INSTRUCTIONS[config["cpu_instructions"]])

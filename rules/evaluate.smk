@@ -23,9 +23,9 @@ rule score_pairs:
         runtime=120,
         gpu=config["gpus"],
     params:
-        job=job("score_pairs", {"precision": config["model"]["precision"], **config["scoring"]}),
+        job=job("score_pairs", torch_settings(**config["scoring"])),
         program=program("score_pairs", "train"),
-        adapter=adapter_flag,
+        adapter=adapter_flag("--adapter"),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
@@ -56,9 +56,9 @@ rule generate:
         runtime=240,
         gpu=config["gpus"],
     params:
-        job=job("generate", {"precision": config["model"]["precision"], "generation": config["generation"]}),
+        job=job("generate", torch_settings(generation=config["generation"])),
         program=program("generate", "train"),
-        adapter=adapter_flag,
+        adapter=adapter_flag("--adapter"),
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \

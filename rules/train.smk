@@ -1,4 +1,4 @@
-"""SFT, then DPO from SFT and DPO from the base: one job per arm and seed."""
+"""SFT, then DPO from SFT and DPO from the base: one job per arm, seed and (for DPO) variant of the recipe."""
 
 
 rule train_sft:
@@ -12,6 +12,7 @@ rule train_sft:
         weights="<results>/sft-seed{seed}/adapter/adapter_model.safetensors",
         config="<results>/sft-seed{seed}/adapter/adapter_config.json",
         curves="<results>/sft-seed{seed}/curves.parquet",
+        speed="<benchmarks>/train_sft/seed{seed}.speed.parquet",
         observed="<results>/sft-seed{seed}/observed.json",
         manifest="<results>/sft-seed{seed}/train.manifest.json",
     log:
@@ -26,13 +27,15 @@ rule train_sft:
         runtime=480,
         gpu=config["gpus"],
     params:
-        job=job("train_sft", training("sft")),
+        job=job("train_sft", sft_settings),
         program=program("train_sft", "train"),
+        checkpoints=checkpoint_flags,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --model {input.model:q} --tokens {input.tokens:q} --threads {threads} \
-            --adapter {output.adapter:q} --curves {output.curves:q} --observed {output.observed:q} 2>&1 | tee {log:q}
+            --model {input.model:q} --tokens {input.tokens:q} --threads {threads} {params.checkpoints:q} \
+            --adapter {output.adapter:q} --curves {output.curves:q} --speed {output.speed:q} \
+            --observed {output.observed:q} 2>&1 | tee {log:q}
         """
 
 
@@ -41,20 +44,21 @@ rule train_dpo:
     input:
         model="<results>/model/model.json",
         tokens="<results>/tokens/train_pairs.parquet",
-        start=dpo_start,
-        reference=dpo_reference,
+        adapter=adapter_of,
+        reference=lambda wildcards: f"<results>/{parent(wildcards)}/train_logps.parquet",
         env="envs/train.yaml",
     output:
-        adapter="<results>/{arm}-seed{seed}/adapter/arm.json",
-        weights="<results>/{arm}-seed{seed}/adapter/adapter_model.safetensors",
-        config="<results>/{arm}-seed{seed}/adapter/adapter_config.json",
-        curves="<results>/{arm}-seed{seed}/curves.parquet",
-        observed="<results>/{arm}-seed{seed}/observed.json",
-        manifest="<results>/{arm}-seed{seed}/train.manifest.json",
+        adapter="<results>/{arm}{variant}-seed{seed}/adapter/arm.json",
+        weights="<results>/{arm}{variant}-seed{seed}/adapter/adapter_model.safetensors",
+        config="<results>/{arm}{variant}-seed{seed}/adapter/adapter_config.json",
+        curves="<results>/{arm}{variant}-seed{seed}/curves.parquet",
+        speed="<benchmarks>/train_dpo/{arm}{variant}-seed{seed}.speed.parquet",
+        observed="<results>/{arm}{variant}-seed{seed}/observed.json",
+        manifest="<results>/{arm}{variant}-seed{seed}/train.manifest.json",
     log:
-        "<logs>/train_dpo/{arm}-seed{seed}.log",
+        "<logs>/train_dpo/{arm}{variant}-seed{seed}.log",
     benchmark:
-        "<benchmarks>/train_dpo/{arm}-seed{seed}.tsv"
+        "<benchmarks>/train_dpo/{arm}{variant}-seed{seed}.tsv"
     conda:
         "../envs/train.yaml"
     threads: config["threads"]
@@ -63,30 +67,31 @@ rule train_dpo:
         runtime=480,
         gpu=config["gpus"],
     params:
-        job=job("train_dpo", training("dpo")),
+        job=job("train_dpo", dpo_settings),
         program=program("train_dpo", "train"),
-        start=lambda wildcards, input: ["--start", input.start] if input.start else [],
+        start=adapter_flag("--start"),
+        checkpoints=checkpoint_flags,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --model {input.model:q} {params.start:q} --tokens {input.tokens:q} --reference {input.reference:q} \
-            --threads {threads} --adapter {output.adapter:q} --curves {output.curves:q} \
-            --observed {output.observed:q} 2>&1 | tee {log:q}
+            --threads {threads} {params.checkpoints:q} --adapter {output.adapter:q} --curves {output.curves:q} \
+            --speed {output.speed:q} --observed {output.observed:q} 2>&1 | tee {log:q}
         """
 
 
 rule check_parity:
-    """Prove from what was observed that the arms of all seeds differ in nothing but where they start."""
+    """Prove from what was observed that the arms of one recipe differ in nothing but where they start."""
     input:
-        observed=expand("<results>/{arm}-seed{seed}/observed.json", arm=TRAINED, seed=config["seeds"]),
+        observed=lambda wildcards: expand("<results>/{run}/observed.json", run=runs(wildcards.variant)[1:]),
         env="envs/stats.yaml",
     output:
-        parity="<results>/parity.json",
-        manifest="<results>/parity.manifest.json",
+        parity="<results>/parity{variant}.json",
+        manifest="<results>/parity{variant}.manifest.json",
     log:
-        "<logs>/check_parity.log",
+        "<logs>/check_parity{variant}.log",
     benchmark:
-        "<benchmarks>/check_parity.tsv"
+        "<benchmarks>/check_parity{variant}.tsv"
     conda:
         "../envs/stats.yaml"
     resources:

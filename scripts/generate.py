@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from arms.files import atomic_path, exit_with_message
+from arms.files import atomic_path, exit_with_message, read_json
 from arms.manifest import Job, add_job_arguments
 
 ROUND = 32  # new tokens before answers that have ended leave their batch
@@ -34,13 +34,15 @@ def main() -> None:
     from transformers import GenerationConfig, set_seed
 
     from arms import models
+    from arms.cpu import set_cpu
     from arms.tokens import load_tokenizer, read_tokens
 
-    models.set_threads(args.threads)
+    set_cpu(args.threads, job.settings["cpu_instructions"])
     settings = job.settings["generation"]
     tokenizer = load_tokenizer(args.model)
     dtype = models.compute_dtype(job.settings["precision"])
-    policy, card = models.load_base(args.model, job.settings["precision"])
+    card = read_json(args.model)
+    policy = models.load_base(args.model, job.settings["precision"])
     if args.adapter:
         identity = models.read_arm(args.adapter, card)
         policy = models.load_adapter(policy, args.adapter)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from arms.files import exit_with_message, sha256_file
+from arms.files import exit_with_message, read_json, sha256_file
 from arms.manifest import Job, add_job_arguments
 
 
@@ -32,14 +32,16 @@ def main() -> None:
     import torch
 
     from arms import models
+    from arms.cpu import set_cpu
     from arms.logps import check_forward, pair_batch, pair_logps
     from arms.tables import write_table
     from arms.tokens import load_tokenizer, read_tokens
 
-    models.set_threads(args.threads)
+    set_cpu(args.threads, job.settings["cpu_instructions"])
     tokenizer = load_tokenizer(args.model)
     dtype = models.compute_dtype(job.settings["precision"])
-    policy, card = models.load_base(args.model, job.settings["precision"])
+    card = read_json(args.model)
+    policy = models.load_base(args.model, job.settings["precision"])
     forking = check_forward(policy, dtype)
     if args.adapter:
         identity = models.read_arm(args.adapter, card)

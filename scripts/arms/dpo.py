@@ -13,6 +13,7 @@ import math
 import torch
 from trl import DPOTrainer
 
+from arms.checkpoints import Resumable
 from arms.files import UserError
 from arms.logps import pair_batch, pair_logps
 from arms.training import Curves
@@ -21,15 +22,15 @@ STEP0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 REFERENCE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 
 
-class TableDPOTrainer(DPOTrainer):
+class TableDPOTrainer(Resumable, DPOTrainer):
     """DPOTrainer for pre-tokenised pairs that carry their reference log-probabilities.
 
     Rows: id, prompt_ids, chosen_ids, rejected_ids, reference_chosen_logps, reference_rejected_logps (sums, in nats;
     divided by the token count beforehand for IPO, whose loss in TRL is on means).
     """
 
-    def __init__(self, *args, curves: Curves, dtype: torch.dtype, forking: bool, **kwargs) -> None:
-        self.curves, self.dtype, self.forking = curves, dtype, forking
+    def __init__(self, *args, dtype: torch.dtype, forking: bool, **kwargs) -> None:
+        self.dtype, self.forking = dtype, forking
         self._wants_reference = False
         pad_id = kwargs["tokenizer"].pad_token_id
         super().__init__(*args, data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
@@ -79,6 +80,19 @@ class TableDPOTrainer(DPOTrainer):
         return loss, metrics
 
 
+def with_reference(pairs: list[dict], reference: dict[str, dict], loss_type: str) -> list[dict]:
+    """The pairs with their reference log-probabilities: sums, and for IPO, whose loss is on means, per token."""
+    rows = []
+    for pair in pairs:
+        row = dict(pair)
+        for side in ("chosen", "rejected"):
+            found = reference[pair["id"]]
+            length = found[f"{side}_tokens"] if loss_type == "ipo" else 1
+            row[f"reference_{side}_logps"] = found[f"{side}_logp"] / length
+        rows.append(row)
+    return rows
+
+
 def collate(rows: list[dict], pad_id: int, forking: bool) -> dict:
     """One batch of pairs: their ids and tokens, and the reference log-probabilities that came with them."""
     return {
@@ -91,12 +105,23 @@ def collate(rows: list[dict], pad_id: int, forking: bool) -> dict:
 
 
 def step0_loss(loss_type: str, beta: float, label_smoothing: float) -> float:
-    """The loss of a policy that equals its reference, in closed form (all log-ratios zero in each loss of TRL 0.9.6).
+    """The loss of a policy that equals its reference, in closed form: each loss of TRL 0.9.6 at log-ratios of zero.
 
-    sigmoid and robust: ln 2 (for any label smoothing); hinge: 1; ipo: 1 / (2 beta) squared. Raises UserError for a
-    loss without an entry here: a loss that cannot be checked is not offered.
+    Raises UserError for a loss without an entry here: a loss that cannot be checked is not offered. TRL's bco_pair is not,
+    since it shifts rewards by a running mean that a checkpoint of TRL does not hold.
     """
-    closed_form = {"sigmoid": math.log(2), "robust": math.log(2), "hinge": 1.0, "ipo": (1 / (2 * beta)) ** 2}
+    smoothing = label_smoothing or 1e-3  # what TRL takes for exo_pair, whose loss has no value at 0
+    closed_form = {
+        "sigmoid": math.log(2),  # for any label smoothing, as in robust, aot and aot_pair
+        "robust": math.log(2),
+        "hinge": 1.0,
+        "ipo": (1 / (2 * beta)) ** 2,
+        "exo_pair": -math.log(2) - math.log(smoothing * (1 - smoothing)) / 2,
+        "nca_pair": 2 * math.log(2),
+        "sppo_hard": 2 * (1 / (2 * beta)) ** 2,
+        "aot": math.log(2),
+        "aot_pair": math.log(2),
+    }
     if loss_type not in closed_form:
         raise UserError(f"dpo.loss_type {loss_type!r} is not one of {', '.join(closed_form)}")
     return closed_form[loss_type]

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arms.files import UserError, read_json, sha256_file, write_json
+from arms.files import UserError, atomic_path, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
+    from peft import LoraConfig, PeftModel
     from transformers import PreTrainedModel
 
-ADAPTER = "adapter_model.safetensors"
-
-
-def set_threads(threads: int) -> None:
-    """Use `threads` CPU threads. The bytes of a trained adapter do not depend on it (tests/unit/train/test_dpo.py)."""
-    import torch
-
-    torch.set_num_threads(threads)
+ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
+FROZEN = "frozen"  # name of the SFT adapter below a fresh one
 
 
 def compute_dtype(precision: str) -> torch.dtype:
@@ -30,8 +23,8 @@ def compute_dtype(precision: str) -> torch.dtype:
     return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
-def load_base(model: str | Path, precision: str) -> tuple[PreTrainedModel, dict]:
-    """(the frozen base model, its card): the weights beside `model` (model.json), on the GPU if there is one.
+def load_base(model: str | Path, precision: str) -> PreTrainedModel:
+    """The frozen base model: the weights beside `model` (model.json), on the GPU if there is one.
 
     precision: "fp32", "bf16", "int8" or "nf4"; quantized ones need CUDA. Every file is hashed and compared with
     model.json first, so weights that changed under the pipeline are an error. Raises UserError.
@@ -69,7 +62,7 @@ def load_base(model: str | Path, precision: str) -> tuple[PreTrainedModel, dict]
         **options,
     )
     base.requires_grad_(False)
-    return base, card
+    return base
 
 
 def new_adapter(base: PreTrainedModel, lora: dict, seed: int) -> PeftModel:
@@ -78,11 +71,18 @@ def new_adapter(base: PreTrainedModel, lora: dict, seed: int) -> PeftModel:
     lora: rank, alpha, dropout, target_modules. The seed is set before the adapter is made: TRL and transformers set it
     only afterwards, and all seeds would then start from one initialisation.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers import set_seed
 
     set_seed(seed)
-    config = LoraConfig(
+    return get_peft_model(base, lora_config(lora))
+
+
+def lora_config(lora: dict) -> LoraConfig:
+    """PEFT's configuration of the adapter that all arms train."""
+    from peft import LoraConfig
+
+    return LoraConfig(
         r=lora["rank"],
         lora_alpha=lora["alpha"],
         lora_dropout=lora["dropout"],
@@ -90,7 +90,6 @@ def new_adapter(base: PreTrainedModel, lora: dict, seed: int) -> PeftModel:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    return get_peft_model(base, config)
 
 
 def read_arm(arm: str | Path, card: dict) -> dict:
@@ -102,8 +101,9 @@ def read_arm(arm: str | Path, card: dict) -> dict:
             f"{arm}: this adapter was trained on the base model {identity['model_sha256'][:12]}, "
             f"not on {card['sha256'][:12]}; {cure}"
         )
-    if not weights.is_file() or sha256_file(weights) != identity["adapter_sha256"]:
-        raise UserError(f"{weights}: missing or changed since it was trained; {cure}")
+    for path, key in ((weights, "adapter_sha256"), (weights.with_name(CONFIG), "config_sha256")):
+        if not path.is_file() or sha256_file(path) != identity[key]:
+            raise UserError(f"{path}: missing or changed since it was trained; {cure}")
     return identity
 
 
@@ -114,32 +114,83 @@ def load_adapter(base: PreTrainedModel, arm: str | Path, trainable: bool = False
     return PeftModel.from_pretrained(base, str(Path(arm).parent), is_trainable=trainable)
 
 
+def stack_adapter(base: PreTrainedModel, arm: str | Path, lora: dict, seed: int) -> PeftModel:
+    """A fresh trainable adapter on top of the frozen one beside `arm`: the policy still equals that arm's.
+
+    Nothing is merged, so it is exact on a quantized base too, where a merge would round the sum.
+    """
+    from peft import PeftModel
+    from transformers import set_seed
+
+    model = PeftModel.from_pretrained(base, str(Path(arm).parent), adapter_name=FROZEN)
+    modules = sorted(model.peft_config[FROZEN].target_modules)  # all-linear would now match the frozen adapter as well
+    set_seed(seed)
+    model.add_adapter("default", lora_config({**lora, "target_modules": modules}))
+    model.base_model.set_adapter([FROZEN, "default"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("lora_" in name and f".{FROZEN}." not in name)  # set_adapter turned both on
+    return model
+
+
+def joined_state(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict]:
+    """(tensors, adapter_config) of the policy's adapter; a stack becomes one adapter of the sum of both ranks.
+
+    B2 A2 + B1 A1 = [B1 B2] [A1; A2] exactly, and alpha / rank stays what it was, so the one adapter is the same policy.
+    """
+    import torch
+    from peft import get_peft_model_state_dict
+
+    config = model.peft_config["default"].to_dict()
+    tensors = get_peft_model_state_dict(model, adapter_name="default")
+    if FROZEN in model.peft_config:
+        frozen = get_peft_model_state_dict(model, adapter_name=FROZEN)
+        tensors = {
+            name: torch.cat([frozen[name], tensor], dim=0 if "lora_A" in name else 1)
+            for name, tensor in tensors.items()
+        }
+        config["r"], config["lora_alpha"] = 2 * config["r"], 2 * config["lora_alpha"]
+    return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, config
+
+
 def save_adapter(model: PeftModel, arm: str | Path, identity: dict) -> dict:
     """Write adapter_model.safetensors, adapter_config.json and, last, `arm` (arm.json) into one folder.
 
-    identity: arm, seed, model_sha256, tokens_sha256. Returns it with the adapter_sha256 that it was written with.
+    identity: arm, seed, parent_sha256, model_sha256, tokens_sha256. Returns it with the sha256 of both files.
     """
+    from safetensors.torch import save_file
+
     folder = Path(arm).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
-        model.save_pretrained(temporary, safe_serialization=True)
-        config = read_json(Path(temporary) / "adapter_config.json")
-        config["base_model_name_or_path"] = None  # PEFT writes an absolute path
-        if isinstance(config["target_modules"], list):  # PEFT writes a set, in an order that changes from run to run
-            config["target_modules"] = sorted(config["target_modules"])
-        write_json(folder / "adapter_config.json", config)
-        (Path(temporary) / ADAPTER).replace(folder / ADAPTER)
-    identity = {**identity, "adapter_sha256": sha256_file(folder / ADAPTER)}
+    tensors, config = joined_state(model)
+    config["base_model_name_or_path"] = None  # an absolute path
+    config["inference_mode"] = True
+    if isinstance(config["target_modules"], set | list):  # a set, in an order that changes from run to run
+        config["target_modules"] = sorted(config["target_modules"])
+    write_json(folder / CONFIG, config)
+    with atomic_path(folder / ADAPTER) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    identity = {
+        **identity,
+        "adapter_sha256": sha256_file(folder / ADAPTER),
+        "config_sha256": sha256_file(folder / CONFIG),
+    }
     write_json(arm, identity)
     return identity
 
 
-def prepare_training(model: PeftModel, gradient_checkpointing: bool) -> None:
+def prepare_training(model: PeftModel, dropout: float, gradient_checkpointing: bool) -> None:
     """What must be alike in all arms before a Trainer gets the model.
 
-    TRL prepares a model (input gradients, k-bit casts) only if it also gets a peft_config, which would merge an SFT
-    adapter; so it is done here, for all arms: with gradient checkpointing the inputs must require gradients.
+    TRL prepares a model only if it also gets a peft_config, which would merge an SFT adapter, and it turns dropout off in
+    DPO but not in SFT; so both are done here. Dropout: `dropout` in the adapter that is trained, none anywhere else.
+    Gradient checkpointing: the inputs must require gradients. The norms and the head of a quantized base stay bfloat16.
     """
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = dropout if name.endswith("lora_dropout.default") else 0.0
+        if isinstance(getattr(module, "attention_dropout", None), float):
+            module.attention_dropout = 0.0
     if gradient_checkpointing:
         model.enable_input_require_grads()
     model.train()
@@ -149,14 +200,17 @@ def trainable_facts(model: PeftModel) -> dict:
     """What training will really touch: counts and dtypes of trainable and frozen parameters, dropout in effect."""
     import torch
 
+    modules = list(model.modules())
     trainable = [p for p in model.parameters() if p.requires_grad]
     frozen = [p for p in model.parameters() if not p.requires_grad]
-    dropouts = {m.p for m in model.modules() if isinstance(m, torch.nn.Dropout)}
+    dropouts = [m.p for m in modules if isinstance(m, torch.nn.Dropout)]
+    dropouts += [m.attention_dropout for m in modules if isinstance(getattr(m, "attention_dropout", None), float)]
     return {
         "trainable_parameters": sum(p.numel() for p in trainable),
         "trainable_dtypes": sorted({str(p.dtype) for p in trainable}),
         "frozen_dtypes": sorted({str(p.dtype) for p in frozen}),
         "dropout": max(dropouts, default=0.0),
+        "gradient_checkpointing": any(getattr(m, "gradient_checkpointing", False) for m in modules),
     }
 
 

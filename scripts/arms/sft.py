@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from trl import SFTTrainer
 
+from arms.checkpoints import Resumable
 from arms.logps import SHARED, completion_batch, segment_logps
-from arms.training import Curves
 
 
-class CompletionSFTTrainer(SFTTrainer):
+class CompletionSFTTrainer(Resumable, SFTTrainer):
     """Trains the mean negative log-likelihood of completion tokens (EOS included) of rows that are already ids."""
 
-    def __init__(self, *args, curves: Curves, dtype: torch.dtype, **kwargs) -> None:
-        self.curves, self.dtype = curves, dtype
+    def __init__(self, *args, dtype: torch.dtype, **kwargs) -> None:
+        self.dtype = dtype
         super().__init__(*args, **kwargs)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):

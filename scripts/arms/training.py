@@ -1,19 +1,33 @@
-"""What the SFT and the DPO trainer share: the recipe as trainer arguments, curves, progress, and what was observed."""
+"""What the SFT and the DPO trainer share: the recipe as trainer arguments, curves, progress, checkpoints."""
 
 from __future__ import annotations
 
-import hashlib
+import argparse
 import math
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arms.files import UserError, atomic_path
+from arms.files import UserError, atomic_path, sha256_bytes
 
 if TYPE_CHECKING:
+    import pandas
     from transformers import Trainer
 
+    from arms.checkpoints import Checkpoints
     from arms.manifest import Job
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that both training programs share."""
+    parser.add_argument("--model", required=True, help="model.json of the base model")
+    parser.add_argument("--adapter", required=True, help="output: arm.json; the adapter goes beside it")
+    parser.add_argument("--curves", required=True, help="output: one row an optimiser step")
+    parser.add_argument("--speed", required=True, help="output: tokens and seconds of each step")
+    parser.add_argument("--observed", required=True, help="output: what training really used")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    parser.add_argument("--checkpoints", required=True, metavar="DIR", help="where checkpoints lie until training ends")
+    parser.add_argument("--checkpoint-minutes", type=float, default=10, help="how often to save; 0: after every step")
 
 
 def whole_batches(rows: list[dict], recipe: dict) -> list[dict]:
@@ -43,7 +57,7 @@ def trainer_arguments(recipe: dict, seed: int) -> dict:
     import torch
 
     return {
-        "output_dir": ".cache/trainer",  # nothing is written there: save_strategy is "no"
+        "output_dir": ".cache/trainer",  # nothing is written there: arms.checkpoints saves
         "num_train_epochs": recipe["epochs"],
         "per_device_train_batch_size": recipe["micro_batch_size"],
         "gradient_accumulation_steps": recipe["batch_size"] // recipe["micro_batch_size"],
@@ -69,61 +83,90 @@ def trainer_arguments(recipe: dict, seed: int) -> dict:
 
 
 class Curves:
-    """Per-step means of what each micro-batch reported, and a hash of the order in which rows were seen."""
+    """Per-step means of what each micro-batch reported, and a running hash of the order in which rows were seen."""
 
     def __init__(self) -> None:
-        self.rows: list[dict] = []
-        self.order = hashlib.sha256()
+        self.rows: list[dict] = []  # one a micro-batch
+        self.speed: list[dict] = []  # one a step; kept apart, since times differ from run to run
+        self.order = ""
         self.tokens = 0
+        self.clock = time.monotonic()
 
     def add(self, step: int, ids: list[str], tokens: int, **metrics: float) -> None:
         """One micro-batch of optimiser step `step` (0 is before the first update)."""
-        self.order.update("\n".join(ids).encode() + b"\n\n")
+        self.order = sha256_bytes("\n".join([self.order, *ids]).encode())
         self.tokens += tokens
         self.rows.append({"step": step, **metrics})
 
-    def frame(self) -> object:
-        """A data frame with one row a step, the mean over its micro-batches."""
+    def end_step(self, step: int) -> None:
+        """The optimiser step `step` (0 is the first) is done: note its tokens and seconds."""
+        now, before = time.monotonic(), self.speed[-1]["tokens_seen"] if self.speed else 0
+        seconds, tokens = now - self.clock, self.tokens - before
+        self.clock = now
+        self.speed.append(
+            {"step": step, "tokens_seen": self.tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
+        )
+
+    def state(self) -> dict:
+        """What a checkpoint keeps, as JSON values."""
+        return {"rows": self.rows, "speed": self.speed, "order": self.order, "tokens": self.tokens}
+
+    def restore(self, state: dict) -> None:
+        """Go on from a checkpoint's `state`."""
+        self.rows, self.speed, self.order, self.tokens = (state[name] for name in ("rows", "speed", "order", "tokens"))
+
+    def frame(self) -> pandas.DataFrame:
+        """One row a step, the mean over its micro-batches."""
         import pandas
 
         return pandas.DataFrame(self.rows).groupby("step", as_index=False).mean()
 
-    def write(self, path: str | Path, log_history: list[dict]) -> None:
-        """Write the curves with the optimiser's learning rate and gradient norm as parquet."""
+    def write(self, curves: str | Path, speed: str | Path, log_history: list[dict]) -> None:
+        """Write the curves, with the optimiser's learning rate and gradient norm, and the speed, as parquet."""
+        import pandas
+
         frame = self.frame()
         logged = [entry for entry in log_history if "grad_norm" in entry][: len(frame)]
         frame["grad_norm"] = [float(entry["grad_norm"]) for entry in logged]
         frame["learning_rate"] = [float(entry["learning_rate"]) for entry in logged]
-        with atomic_path(path) as temporary:
-            frame.to_parquet(temporary, index=False)
+        for path, table in ((curves, frame), (speed, pandas.DataFrame(self.speed))):
+            with atomic_path(path) as temporary:
+                table.to_parquet(temporary, index=False)
 
 
-def show_progress(trainer: Trainer, job: Job, curves: Curves, shown: list[str]) -> None:
-    """Let `trainer` say about every ten seconds where it is: step, the metrics in `shown`, and the time left."""
+def train(trainer: Trainer, job: Job, curves: Curves, checkpoints: Checkpoints, shown: list[str]) -> None:
+    """Train to the end, from the last checkpoint if there is one, saying about every ten seconds where it is.
+
+    shown: the curves' columns in the progress line. UserError if any loss was not a finite number.
+    """
     from transformers import PrinterCallback, TrainerCallback
-
-    trainer.remove_callback(PrinterCallback)
 
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.began = self.said = time.monotonic()
-            job.say(f"training: {state.max_steps} steps")
+            self.began = self.said = curves.clock = checkpoints.saved = time.monotonic()
+            self.first = state.global_step
+            job.say(f"training: {state.max_steps - self.first} steps")
 
         def on_step_end(self, args, state, control, **kwargs):
-            now, last = time.monotonic(), state.global_step == state.max_steps
+            curves.end_step(state.global_step - 1)
+            last = state.global_step == state.max_steps
+            control.should_save = checkpoints.due() and not last  # transformers cannot resume after the last step
+            now = time.monotonic()
             if not last and now - self.said < 10:
                 return
             self.said = now
-            left = (now - self.began) / state.global_step * (state.max_steps - state.global_step)
-            row = curves.rows[-1]
-            metrics = " ".join(f"{name} {row[name]:.3f}" for name in shown)
-            job.say(f"step {state.global_step}/{state.max_steps} {metrics} | {left:.0f} s left")
+            left = (now - self.began) / (state.global_step - self.first) * (state.max_steps - state.global_step)
+            metrics = " ".join(f"{name} {curves.rows[-1][name]:.3f}" for name in shown)
+            speed = curves.speed[-1]["tokens_per_second"]
+            job.say(f"step {state.global_step}/{state.max_steps} {metrics} | {speed:.0f} tokens/s, {left:.0f} s left")
 
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress)
-
-
-def require_finite(curves: Curves, what: str) -> None:
-    """UserError if any loss was not a finite number."""
+    trainer.checkpoints, trainer.curves = checkpoints, curves
+    checkpoint = checkpoints.latest()
+    if checkpoint:
+        job.say(f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     bad = [row["step"] for row in curves.rows if not math.isfinite(row["loss"])]
     if bad:
-        raise UserError(f"{what}: the loss is not finite at step {bad[0]}; lower the learning rate in the config")
+        raise UserError(f"{job.label}: the loss is not finite at step {bad[0]}; lower the learning rate in the config")
