@@ -154,12 +154,16 @@ def checkpoint_flags(wildcards, output):
 
 
 def plan(config):
-    """The analysis plan: what statistics/spec fixes, with the config's choices. Part of the job, so fixed before scores."""
+    """The analysis plan: the config's choices, and what is not for choice. Rule freeze_plan puts it on record.
+
+    The training seeds belong to it: adding seeds after looking at scores is optional stopping.
+    """
     chosen = config["statistics"]
     margins = chosen["margins"]
     kinds = {"pref_acc": "binary", "pass_rate": "binary", "logp_margin": "continuous"}
     return {
         "seed": chosen["seed"],
+        "train_seeds": sorted(config["seeds"]),
         "alpha": chosen["alpha"],
         "q": chosen["q"],
         "primary_metric": chosen["primary_metric"],

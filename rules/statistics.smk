@@ -1,4 +1,37 @@
-"""The statistics: paired contrasts of the four arms, and the decision."""
+"""The statistics: the plan on record, paired contrasts of the four arms, and the decision."""
+
+
+rule freeze_plan:
+    """Put the analysis plan on record before any score exists; a plan changed after that is marked exploratory.
+
+It waits for nothing and goes first. No score may wait for it through `ancient`: whenever the plan changed,
+Snakemake 9.27.1 would then overlook every other reason to make the score again.
+"""
+    input:
+        env="envs/stats.yaml",
+    output:
+        plan=update("<results>/plan.json"),
+        manifest="<results>/plan.manifest.json",
+    log:
+        "<logs>/freeze_plan.log",
+    benchmark:
+        "<benchmarks>/freeze_plan.tsv"
+    priority: 1000
+    localrule: True
+    conda:
+        "../envs/stats.yaml"
+    resources:
+        mem_mb=500,
+        runtime=10,
+    params:
+        job=job("freeze_plan", plan(config)),
+        program=program("freeze_plan", "stats"),
+        scores=lambda wildcards, output: os.path.join(os.path.dirname(output.plan), "scores"),
+    shell:
+        r"""
+        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
+            --scores {params.scores:q} --output {output.plan:q} 2>&1 | tee {log:q}
+        """
 
 
 rule compare:
@@ -6,6 +39,7 @@ rule compare:
     input:
         scores=expand("<results>/scores/metric={metric}/part-{run}.parquet", metric=METRICS, run=RUNS),
         prompts="<results>/data/prompts.parquet",
+        plan="<results>/plan.json",
         gates=[
             "<results>/parity.json",
             "<results>/data/sft.audit.json",
@@ -37,5 +71,6 @@ rule compare:
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --scores {input.scores:q} --prompts {input.prompts:q} --output {params.folder:q} 2>&1 | tee {log:q}
+            --scores {input.scores:q} --prompts {input.prompts:q} --plan-lock {input.plan:q} \
+            --output {params.folder:q} 2>&1 | tee {log:q}
         """

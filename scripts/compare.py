@@ -35,8 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--prompts", required=True, metavar="FILE", help="prompts.parquet: category, cluster, split")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the tables go")
-    parser.add_argument("--plan-lock", metavar="FILE", help="sha256 of the plan, frozen before any score was read")
-    parser.add_argument("--exploratory", action="store_true", help="go on, marked, although the plan was changed")
+    parser.add_argument("--plan-lock", metavar="FILE", help="the record of freeze_plan.py")
     args = parser.parse_args()
     if bool(args.job) != bool(args.manifest):
         parser.error("--job and --manifest go together")
@@ -55,14 +54,14 @@ def main() -> None:
     where = "the plan in the job's settings" if job else args.plan
     try:
         plan = read_plan(settings, where=where)
-        frozen = plan_is_frozen(plan, args)
+        changes = plan_changes(plan, args.plan_lock) if args.plan_lock else None
         files = find_scores(args.scores, plan)
-        study = analyse(plan, args.scores, read_prompts(args.prompts), plan_is_frozen=frozen, say=say)
+        study = analyse(plan, args.scores, read_prompts(args.prompts), plan_changes=changes, say=say)
     except ContractError as error:
         raise UserError(str(error)) from None
     outputs = write_study(study, Path(args.output))
     say(study.decision["headline"])
-    say(f"decision: {study.decision['decision']}")
+    say(f"decision: {study.decision['decision']}{' (exploratory)' if changes else ''}")
     if job:
         job.finish(
             inputs={
@@ -78,23 +77,15 @@ def main() -> None:
         )
 
 
-def plan_is_frozen(plan, args: argparse.Namespace) -> bool:
-    """Whether the plan is the one in --plan-lock (True without one); a changed plan needs --exploratory."""
-    from paired.contract import ContractError, require_frozen
+def plan_changes(plan, record: str) -> list[str]:
+    """What was changed in the plan after scores existed, from the record of freeze_plan.py."""
+    from paired.contract import require_frozen
 
-    if not args.plan_lock:
-        return True
-    try:
-        frozen = Path(args.plan_lock).read_text(encoding="utf-8").split()[0]
-    except (OSError, IndexError):
-        raise UserError(f"{args.plan_lock}: must hold the sha256 of the frozen plan") from None
-    try:
-        require_frozen(plan, frozen, where=args.plan_lock)
-    except ContractError as error:
-        if not args.exploratory:
-            raise UserError(f"{error} (--exploratory)") from None
-        return False
-    return True
+    found = read_json(record)
+    if not {"sha256", "changes"} <= set(found):
+        raise UserError(f"{record}: is not a record of freeze_plan.py")
+    require_frozen(plan, found["sha256"], where=record)
+    return found["changes"]
 
 
 def write_study(study, folder: Path) -> dict[str, Path]:

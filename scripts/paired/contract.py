@@ -82,6 +82,7 @@ class Plan:
     q: float
     min_prompts_category: int
     draws: int
+    train_seeds: tuple[int, ...] | None
     sha256: str = field(repr=False)
 
     @property
@@ -94,7 +95,8 @@ class Plan:
 
 def plan_sha256(plan: dict) -> str:
     """sha256 of the plan's canonical JSON (sorted keys, no spaces)."""
-    return hashlib.sha256(json.dumps(plan, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    text = json.dumps(plan, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_plan(plan: dict, *, where: str = "plan") -> Plan:
@@ -105,7 +107,7 @@ def read_plan(plan: dict, *, where: str = "plan") -> Plan:
     """
     known = {
         "seed", "alpha", "q", "primary_metric", "contrasts", "primary_contrasts", "primary_scope", "secondary_scope",
-        "weighting", "min_prompts_category", "monte_carlo", "metrics",
+        "weighting", "min_prompts_category", "monte_carlo", "metrics", "train_seeds",
     }  # fmt: skip
     _require_keys(plan, where, known, {"metrics", "primary_metric"})
     if not isinstance(plan["metrics"], dict) or not plan["metrics"]:
@@ -129,6 +131,9 @@ def read_plan(plan: dict, *, where: str = "plan") -> Plan:
     for name in primary_contrasts:
         if name not in contrasts:
             raise ContractError(f"{where}, key 'primary_contrasts': {name!r} is not one of {', '.join(contrasts)}")
+    train_seeds = plan.get("train_seeds")
+    if train_seeds is not None and not (isinstance(train_seeds, list) and all(type(s) is int for s in train_seeds)):
+        raise ContractError(f"{where}, key 'train_seeds': must be a list of integers, found {train_seeds!r}")
     monte_carlo = plan.get("monte_carlo") or {}
     _require_keys(monte_carlo, f"{where}, key 'monte_carlo'", {"B"}, set())
     return Plan(
@@ -144,16 +149,17 @@ def read_plan(plan: dict, *, where: str = "plan") -> Plan:
         q=_probability(plan, where, "q"),
         min_prompts_category=_integer(plan, where, "min_prompts_category", 20, minimum=1),
         draws=_integer(monte_carlo, f"{where}, key 'monte_carlo'", "B", 19_999, minimum=99),
+        train_seeds=None if train_seeds is None else tuple(sorted(set(train_seeds))),
         sha256=plan_sha256(plan),
     )
 
 
 def require_frozen(plan: Plan, frozen_sha256: str, *, where: str) -> None:
-    """Raise ContractError unless the plan is the one whose sha256 was frozen before any score was read."""
+    """Raise ContractError unless the plan is the one that is on record."""
     if plan.sha256 != frozen_sha256:
         raise ContractError(
-            f"{where}: the analysis plan has sha256 {plan.sha256[:12]}..., the frozen one {frozen_sha256[:12]}...; "
-            "restore the plan, or declare the analysis exploratory"
+            f"{where}: the analysis plan has sha256 {plan.sha256[:12]}..., the one on record {frozen_sha256[:12]}...; "
+            "restore the plan, or put the change on record with freeze_plan.py (the results are then exploratory)"
         )
 
 
@@ -415,6 +421,12 @@ class _Cells:
         for arm, found in seeds.items():
             if not found:
                 raise ContractError(f"{self.folder}: column 'arm': no row of arm {arm!r}, which a contrast needs")
+            unplanned = found.difference({NO_SEED, *(self.plan.train_seeds or found)})
+            if unplanned:
+                raise ContractError(
+                    f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(unplanned)}, which the plan does not "
+                    f"name (train_seeds {list(self.plan.train_seeds)}); seeds are part of the plan"
+                )
             if (NO_SEED in found and len(found) > 1) or min(found) < NO_SEED:
                 raise ContractError(
                     f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(found)}; an arm has either "

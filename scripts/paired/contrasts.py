@@ -119,14 +119,15 @@ def analyse(
     scores: Sequence[str | Path],
     prompts: pd.DataFrame,
     *,
-    plan_is_frozen: bool = True,
+    plan_changes: Sequence[str] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Study:
     """Analyse a study: one row for each hypothesis, in families, with verdicts.
 
     scores: folders of metric=<name>/part-*.parquet, or such files. prompts: from `contract.read_prompts`.
-    plan_is_frozen: False marks everything exploratory. say: called with lines of progress. Raises ContractError (see
-    contract.read_scores).
+    plan_changes: what was changed in the plan after the first scores existed; anything marks everything exploratory.
+    None: the plan was not put on record, so nothing is said about it. say: called with lines of progress. Raises
+    ContractError (see contract.read_scores).
     """
     files = find_scores(scores, plan)
     builder = _Tables(plan)
@@ -137,7 +138,7 @@ def analyse(
             f"{table.n_samples} sample(s)"
         )
         builder.add(table, prompts)
-    return builder.finish(plan_is_frozen)
+    return builder.finish(plan_changes)
 
 
 def hypothesis_id(metric: str, contrast: str, group_kind: str, group: str) -> str:
@@ -491,14 +492,14 @@ class _Tables:
                     | {"n_prompts_dropped": int((~scores.kept).sum())}
                 )
 
-    def finish(self, plan_is_frozen: bool) -> Study:
+    def finish(self, plan_changes: Sequence[str] | None) -> Study:
         """Adjust within families, give verdicts and words, decide, and make the tables."""
         self.rows.sort(key=lambda row: row["hypothesis_id"])
         for family in ("primary", "secondary", "exploratory"):
             self._adjust([row for row in self.rows if row["family"] == family], family)
         for row in self.rows:
             self._judge(row)
-            if not plan_is_frozen and "exploratory" not in row["flags"]:
+            if plan_changes and "exploratory" not in row["flags"]:
                 row["flags"].append("exploratory")
         p = adjust.adjusted_p([one["p"] for one in self.heterogeneity], "bh")
         for one, adjusted in zip(self.heterogeneity, p, strict=True):
@@ -514,7 +515,7 @@ class _Tables:
         }
         return Study(
             tables={name: _arrow(rows, columns, by) for name, (rows, columns, by) in tables.items()},
-            decision=self._decide(plan_is_frozen),
+            decision=self._decide(plan_changes),
         )
 
     def _adjust(self, rows: list[dict], family: str) -> None:
@@ -550,7 +551,7 @@ class _Tables:
             level,
         )
 
-    def _decide(self, plan_is_frozen: bool) -> dict:
+    def _decide(self, plan_changes: Sequence[str] | None) -> dict:
         plan = self.plan
         by_id = {row["hypothesis_id"]: row for row in self.rows}
 
@@ -561,7 +562,7 @@ class _Tables:
         primary = {name: row for name, row in primary.items() if row is not None}
         used = next((row["scope"] for row in primary.values()), plan.primary_scope)
         n_seeds = max(1, len(self.seeds[plan.primary_metric]))
-        gates, notes = self._gates(plan_is_frozen)
+        gates, notes = self._gates(plan_changes)
         result, reasons = None, ["the plan does not hold C1 and C2, so there is no GO or NO-GO to decide"]
         c1, c2 = overall(plan.primary_metric, "C1"), overall(plan.primary_metric, "C2")
         if c1 is not None and c2 is not None:
@@ -580,6 +581,8 @@ class _Tables:
             answer = verdict.headline(primary, unit_interval, used)
         else:
             answer = " ".join(row["words"] for row in primary.values())
+        if plan_changes:
+            answer = f"Exploratory: {answer}"
         return {
             "decision": result,
             "reasons": reasons,
@@ -591,7 +594,8 @@ class _Tables:
             ],
             "primary_metric": plan.primary_metric,
             "primary_scope": {"planned": plan.primary_scope, "used": used},
-            "banner": self._banner(used, n_seeds, plan_is_frozen),
+            "banner": self._banner(used, n_seeds),
+            "exploratory": list(plan_changes or ()),
             "gates": gates,
             "gate_notes": notes,
             "seeds": {metric: list(seeds) for metric, seeds in sorted(self.seeds.items())},
@@ -606,7 +610,7 @@ class _Tables:
             "plan_sha256": plan.sha256,
         }
 
-    def _gates(self, plan_is_frozen: bool) -> tuple[dict[str, bool], list[str]]:
+    def _gates(self, plan_changes: Sequence[str] | None) -> tuple[dict[str, bool], list[str]]:
         notes = []
         for metric, rates in sorted(self.rates.items()):
             worst, gap = max(rates.values()), max(rates.values()) - min(rates.values())
@@ -615,17 +619,12 @@ class _Tables:
                 notes.append(f"coverage: missing outputs of {metric}: {shown}")
         covered = not notes
         notes += [f"distinct_outputs: the same generations in {pair}" for pair in self.identical]
-        if not plan_is_frozen:
-            notes.append("plan_hash: the plan is not the one that was frozen before the scores were read")
+        notes += [f"plan_hash: after scores existed, {change}" for change in plan_changes or ()]
         # Leakage is a contract error: scores of a prompt that is not held out never get this far.
-        return {
-            "coverage": covered,
-            "distinct_outputs": not self.identical,
-            "plan_hash": plan_is_frozen,
-            "no_leakage": True,
-        }, notes
+        gates = {"coverage": covered, "distinct_outputs": not self.identical, "no_leakage": True}
+        return gates if plan_changes is None else gates | {"plan_hash": not plan_changes}, notes
 
-    def _banner(self, used: str, n_seeds: int, plan_is_frozen: bool) -> str | None:
+    def _banner(self, used: str, n_seeds: int) -> str | None:
         parts = []
         if used != self.plan.primary_scope:
             parts.append(
@@ -636,8 +635,9 @@ class _Tables:
             parts.append("One training seed: claims about these checkpoints only.")
         if self.dropped:
             parts.append("Training seeds that not all arms have were left out (dropped_seeds).")
-        if not plan_is_frozen:
-            parts.append("The analysis plan was changed after it was frozen: everything here is exploratory.")
+        planned = set(self.plan.train_seeds or ())
+        if absent := planned.difference(*self.seeds.values()):
+            parts.append(f"Planned training seeds without scores: {', '.join(map(str, sorted(absent)))}.")
         return " ".join(parts) or None
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 SMOKE_JOBS = {
+    "freeze_plan": 1,
     "fetch_model": 1,
     "check_sft": 1,
     "check_preferences": 1,

@@ -9,6 +9,7 @@ import pytest
 ARMS = ("sft", "sft_dpo", "dpo_only")
 RUNS = ["base", *(f"{arm}-seed{seed}" for arm in ARMS for seed in (1, 2))]
 STATISTICS = {"compare": 1, "plot": 1, "report": 1}
+NEW_PLAN = {"freeze_plan": 1, **STATISTICS}
 
 
 def test_results_are_whole(finished):
@@ -30,7 +31,7 @@ def test_results_are_whole(finished):
 def test_every_target_has_a_manifest(finished):
     results = finished.folder / "results" / "smoke"
     manifests = [json.loads(path.read_text()) for path in results.rglob("*manifest.json")]
-    assert len(manifests) == 43 - 1  # every job of the dry run but `all`
+    assert len(manifests) == 44 - 1  # every job of the dry run but `all`
     for manifest in manifests:
         assert manifest["versions"]["python"].startswith("3.11.")
         assert manifest["lock"]["file"] in ("train.yaml", "grade.yaml", "stats.yaml")
@@ -73,7 +74,7 @@ EDITS = {
         SMOKE,
         "seeds: [1, 2]",
         "seeds: [1, 2, 3]",
-        {"train_sft": 1, "train_dpo": 2, "check_parity": 1, "score_pairs": 4, "generate": 3, "grade": 3, **STATISTICS},
+        {"train_sft": 1, "train_dpo": 2, "check_parity": 1, "score_pairs": 4, "generate": 3, "grade": 3, **NEW_PLAN},
     ),
     "a generation setting": (
         SMOKE,
@@ -81,7 +82,7 @@ EDITS = {
         "max_new_tokens: 17",
         {"generate": 7, "grade": 7, **STATISTICS},
     ),
-    "statistics.alpha": (SMOKE, "tokens:\n", "statistics: {alpha: 0.01}\n\ntokens:\n", STATISTICS),
+    "statistics.alpha": (SMOKE, "tokens:\n", "statistics: {alpha: 0.01}\n\ntokens:\n", NEW_PLAN),
     "the code of the statistics": ("scripts/paired/adjust.py", "\ndef ", "\nUNUSED = 1\n\n\ndef ", STATISTICS),
     "the code of the figures": (
         "scripts/plot.py",
@@ -89,7 +90,7 @@ EDITS = {
         "\nUNUSED = 1\n\n\ndef main",
         {"plot": 1, "report": 1},
     ),
-    "a held-out margin": (SMOKE, "tokens:\n", "statistics: {margins: {pref_acc: 0.1}}\n\ntokens:\n", STATISTICS),
+    "a held-out margin": (SMOKE, "tokens:\n", "statistics: {margins: {pref_acc: 0.1}}\n\ntokens:\n", NEW_PLAN),
 }
 
 
@@ -126,3 +127,31 @@ def test_a_row_of_the_pairs_leaves_sft_alone(finished):
         path.write_text(kept)
     below = {"check_preferences": 1, "tokenize_data": 1, "score_pairs": 7, "train_dpo": 4, "check_parity": 1}
     assert jobs == {**below, "generate": 4, "grade": 4, **STATISTICS}
+
+
+def test_a_plan_changed_after_scores_is_exploratory_until_it_is_restored(finished):
+    results = finished.folder / "results" / "smoke"
+    before = {name: (results / name).read_bytes() for name in ("stats/contrasts.parquet", "stats/decision.json")}
+    assert json.loads(before["stats/decision.json"])["exploratory"] == []
+    config = (finished.folder / SMOKE).read_bytes()
+    try:
+        finished.edit(SMOKE, "tokens:\n", "statistics: {alpha: 0.01}\n\ntokens:\n")
+        done = finished.snakemake("--cores", "2")
+        assert done.returncode == 0, done.stdout[-3000:]
+        decision = json.loads((results / "stats" / "decision.json").read_text())
+        assert decision["exploratory"] == ["alpha: 0.05 → 0.01"]
+        assert decision["gates"]["plan_hash"] is False
+        flags = pandas.read_csv(results / "stats" / "contrasts.csv")["flags"]
+        assert flags.str.contains("exploratory").all()
+        assert "<b>Exploratory.</b>" in (results / "report.html").read_text()
+    finally:
+        (finished.folder / SMOKE).write_bytes(config)
+    done = finished.snakemake("--cores", "2")
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert {name: (results / name).read_bytes() for name in before} == before
+    history = json.loads((results / "plan.json").read_text())["history"]
+    assert [(plan["plan"]["alpha"], plan["scores_existed"]) for plan in history] == [
+        (0.05, False),
+        (0.01, True),
+        (0.05, True),
+    ]

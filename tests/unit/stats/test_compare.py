@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import compare
+import freeze_plan
 import pytest
 
 pytest.importorskip("statsmodels", reason="runs in the stats environment")
@@ -238,16 +239,47 @@ def test_arms_with_the_same_outputs_make_the_study_invalid(copy, monkeypatch):
 
 
 def test_a_plan_changed_after_it_was_frozen(copy, monkeypatch):
-    decision = run(monkeypatch, copy)
-    (copy / "plan.lock").write_text(decision["plan_sha256"] + "\n")
-    assert run(monkeypatch, copy, "--plan-lock", "plan.lock")["gates"]["plan_hash"]
+    def freeze(scores):
+        monkeypatch.chdir(copy)
+        arguments = ["--plan", "plan.json", "--scores", scores, "--output", "plan.lock"]
+        monkeypatch.setattr(sys, "argv", ["freeze_plan.py", *arguments])
+        freeze_plan.main()
+
+    assert "plan_hash" not in run(monkeypatch, copy)["gates"], "no record, no claim about it"
+    freeze("none-yet")
+    decision = run(monkeypatch, copy, "--plan-lock", "plan.lock")
+    assert decision["gates"]["plan_hash"]
+    assert decision["plan_sha256"] == json.loads((copy / "plan.lock").read_text())["sha256"]
     changed = PLAN | {"alpha": 0.1}
-    with pytest.raises(UserError, match=r"plan.lock: the analysis plan has sha256.*--exploratory"):
+    with pytest.raises(UserError, match=r"plan.lock: the analysis plan has sha256.*freeze_plan.py"):
         run(monkeypatch, copy, "--plan-lock", "plan.lock", plan=changed)
-    decision = run(monkeypatch, copy, "--plan-lock", "plan.lock", "--exploratory", plan=changed)
+    freeze("scores")
+    decision = run(monkeypatch, copy, "--plan-lock", "plan.lock", plan=changed)
     assert decision["decision"] == "INVALID"
-    assert "exploratory" in decision["banner"]
+    assert decision["exploratory"] == ["alpha: 0.05 → 0.1"]
+    assert decision["headline"].startswith("Exploratory: ")
     assert all("exploratory" in f for f in pd.read_parquet(copy / "stats/contrasts.parquet")["flags"])
+    shutil.rmtree(copy / "scores")
+    (copy / "plan.json").write_text(json.dumps(PLAN | {"alpha": 0.2}))
+    freeze("scores")
+    assert json.loads((copy / "plan.lock").read_text())["exploratory"], "scores that were deleted have been seen"
+
+
+def test_scores_before_any_plan_are_exploratory(copy, monkeypatch):
+    (copy / "plan.json").write_text(json.dumps(PLAN))
+    monkeypatch.chdir(copy)
+    arguments = ["--plan", "plan.json", "--scores", "scores", "--output", "plan.lock"]
+    monkeypatch.setattr(sys, "argv", ["freeze_plan.py", *arguments])
+    freeze_plan.main()
+    decision = run(monkeypatch, copy, "--plan-lock", "plan.lock")
+    assert decision["exploratory"] == ["no plan was on record before the first scores"]
+
+
+def test_seeds_are_part_of_the_plan(copy, monkeypatch):
+    with pytest.raises(UserError, match=r"arm 'sft' has \[3\], which the plan does not name \(train_seeds \[1, 2\]\)"):
+        run(monkeypatch, copy, plan=PLAN | {"train_seeds": [1, 2]})
+    decision = run(monkeypatch, copy, plan=PLAN | {"train_seeds": [1, 2, 3, 4]})
+    assert "Planned training seeds without scores: 4." in decision["banner"]
 
 
 def test_two_models_of_ones_own(copy, monkeypatch):
