@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arms.files import UserError, sha256_file
+from arms.sources import without_secrets
 
 ROOT = Path(__file__).parents[3]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -294,7 +295,7 @@ def test_round_trip_is_counted(fetch, broken, normalizer, all_kept):
 
 
 def test_tokenizer_made_here_must_keep_every_string(fetch, text, monkeypatch):
-    monkeypatch.setattr(fetch_model, "survives", lambda tokenizer, text: "日" not in text)
+    monkeypatch.setattr("arms.card.survives", lambda tokenizer, text: "日" not in text)
     with pytest.raises(UserError, match=r"tokenizer changes 1 of \d+ test strings"):
         fetch(RANDOM, text=text)
 
@@ -444,7 +445,7 @@ def test_stated_checksums_are_required(fetch, tiny, files, words):
 
 def test_secrets_are_masked(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_x1")
-    told = fetch_model.without_secrets("at https://me:pw@host/simple with hf_x1")
+    told = without_secrets("at https://me:pw@host/simple with hf_x1")
     assert told == "at https://****@host/simple with ****"
 
 
