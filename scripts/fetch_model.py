@@ -94,6 +94,11 @@ def summarise(job: Job, card: dict, facts: dict) -> None:
         f"chat template: {'yes' if tokens['chat_template'] else 'no'}; "
         f"{facts['round_trip']['kept']} of {facts['round_trip']['strings']} test strings survive the tokenizer"
     )
+    if tokens["own_eos_token"] != tokens["eos_token"]:
+        job.say(
+            f"the chat template ends an answer with {tokens['eos_token']!r}: that is EOS in this study, "
+            f"not the tokenizer's own {tokens['own_eos_token']!r}"
+        )
     if "nll_per_token" in facts:
         job.say(f"speaks English: {facts['nll_per_token']:.2f} nats per token of a plain text (limit {ENGLISH_LIMIT})")
 

@@ -27,6 +27,9 @@ PAD_CANDIDATES = [
     "[UNK]",
     "<|unk|>",
 ]
+# Bytes that no UTF-8 text holds. A byte-level BPE has a token for each of the 256 bytes, written as one character: for
+# these bytes the character of the same number (bytes_to_unicode of openai/gpt-2, src/encoder.py).
+BYTES_IN_NO_TEXT = [chr(byte) for byte in (*range(0xFF, 0xF4, -1), 0xC1, 0xC0)]
 ENGLISH = (
     "The sun rises in the east and sets in the west. Water freezes at zero degrees and boils at one hundred degrees "
     "Celsius. Paris is the capital of France, and London is the capital of the United Kingdom. Children go to school "
@@ -115,13 +118,18 @@ def check_tokenizer(folder: Path, config) -> tuple[dict, dict]:
             f"the tokenizer has {len(tokenizer)} tokens and the model {config.vocab_size} (config.json, vocab_size): "
             "they do not belong together"
         )
-    pad = choose_pad(tokenizer)
     template = tokenizer.chat_template
+    if isinstance(template, dict):  # several by name; transformers takes this one for chats without tools
+        template = template.get("default")
     if template is None and (folder / "chat_template.jinja").is_file():
         raise UserError(
             "the model keeps its chat template in chat_template.jinja, which the pinned transformers does not read; "
             "copy the text to the key chat_template of tokenizer_config.json (model.source: path)"
         )
+    own_eos = tokenizer.eos_token
+    if template is not None:
+        tokenizer.eos_token = turn_end(tokenizer) or own_eos
+    pad = choose_pad(tokenizer)
     strings = round_trip_strings()
     kept = sum(survives(tokenizer, text) for text in strings)
     card = {
@@ -130,6 +138,7 @@ def check_tokenizer(folder: Path, config) -> tuple[dict, dict]:
         "bos_id": tokenizer.bos_token_id,
         "eos_token": tokenizer.eos_token,
         "eos_id": tokenizer.eos_token_id,
+        "own_eos_token": own_eos,
         "pad_token": pad,
         "pad_id": tokenizer.convert_tokens_to_ids(pad),
         "chat_template": template is not None,
@@ -138,10 +147,31 @@ def check_tokenizer(folder: Path, config) -> tuple[dict, dict]:
     return card, {"round_trip": {"strings": len(strings), "kept": kept}}
 
 
-def choose_pad(tokenizer) -> str:
-    """The token to pad with: the tokenizer's own unless it is the end token, else a special token that is in no text.
+def turn_end(tokenizer) -> str | None:
+    """The special token with which the chat template ends an answer; None if it ends it with none, or cannot be read.
 
-    Padding with the end token hides every end from the loss, and the model never learns to stop.
+    It is the study's EOS, since it is what an instruction-tuned model ends with. The tokenizer's own eos_token is
+    another one in Phi-3 (<|endoftext|>, not <|end|>), Gemma (<eos>, not <end_of_turn>) and Qwen2's base models.
+    """
+    from jinja2 import TemplateError
+
+    answer = "b7391"
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": answer}]
+    try:
+        rest = tokenizer.apply_chat_template(turns, tokenize=False).partition(answer)[2]
+    except (TemplateError, TypeError, ValueError):  # such as a template that wants a system turn
+        return None
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    ids = tokenizer(rest, add_special_tokens=False)["input_ids"]
+    return next((tokenizer.convert_ids_to_tokens(number) for number in ids if number in special), None)
+
+
+def choose_pad(tokenizer) -> str:
+    """The token to pad with: the tokenizer's own unless it is the end token, else one that is in no text.
+
+    Padding with the end token hides every end from the loss, and the model never learns to stop. Where no special token
+    is left (GPT-2 has only its end token), it is the token of a byte that no text holds. Such a token must be set on a
+    loaded tokenizer: saved with it, the tokenizer would find it in the text "\u00ff" from then on.
     """
     taken = {tokenizer.eos_token_id, tokenizer.bos_token_id}
     if tokenizer.pad_token is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
@@ -150,6 +180,10 @@ def choose_pad(tokenizer) -> str:
     special |= set(tokenizer.all_special_tokens)
     for token in PAD_CANDIDATES:
         if token in special and tokenizer.convert_tokens_to_ids(token) not in taken:
+            return token
+    vocabulary = tokenizer.get_vocab()
+    for token in BYTES_IN_NO_TEXT:
+        if token in vocabulary and tokenizer.decode([vocabulary[token]]) == "\N{REPLACEMENT CHARACTER}":
             return token
     raise UserError(
         f"the tokenizer has no token to pad with apart from its end token {tokenizer.eos_token!r}. Set pad_token in "
