@@ -37,6 +37,13 @@ def main() -> None:
     write_json(args.audit, audit)
     lengths = ", ".join(f"{name} {q['median']} (at most {q['max']})" for name, q in audit["tokens"].items())
     job.say(f"{audit['kept']} of {audit['rows']} rows kept; median tokens: {lengths}")
+    overlong = audit["overlong"]
+    if overlong["rows"]:
+        sides = ", ".join(f"{side} {count}" for side, count in overlong["by_side"].items())
+        job.say(
+            f"{len(overlong['rows'])} rows are longer than {job.settings['max_length']} tokens ({sides}): "
+            f"{audit['rows'] - audit['kept']} left out, {sum(overlong['cut'].values())} completions cut"
+        )
     job.finish(inputs={"data": args.data}, outputs={"tokens": args.output, "audit": args.audit}, rows=audit["kept"])
 
 

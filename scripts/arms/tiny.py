@@ -16,7 +16,7 @@ CHATML = (
 )
 CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # The three ways in which real tokenizers differ, each a trap somewhere: SmolLM2 (bos, eos, pad all distinct),
-# Qwen2 (no bos at all), GPT-2 (bos is eos, no chat template).
+# Qwen2 (no bos at all), GPT-2 (one special token, which is bos and eos; nothing to pad with; no chat template).
 TOKENIZERS = {
     "llama": {
         "special": CHAT_TOKENS,
@@ -32,10 +32,9 @@ TOKENIZERS = {
         "chat_template": CHATML,
     },
     "gpt2": {
-        "special": ["<|endoftext|>", "<|pad|>"],
+        "special": ["<|endoftext|>"],
         "bos_token": "<|endoftext|>",
         "eos_token": "<|endoftext|>",
-        "pad_token": "<|pad|>",
     },
 }
 SIZES = ("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "vocab_size")

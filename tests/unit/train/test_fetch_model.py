@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arms.files import UserError, sha256_file
+from arms.sources import without_secrets
 
 ROOT = Path(__file__).parents[3]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -121,7 +122,7 @@ def path_source(folder: Path) -> dict:
     [
         ("llama", "LlamaForCausalLM", "<|im_start|>", "<|im_end|>", "<|endoftext|>", True),
         ("qwen2", "Qwen2ForCausalLM", None, "<|im_end|>", "<|endoftext|>", True),
-        ("gpt2", "GPT2LMHeadModel", "<|endoftext|>", "<|endoftext|>", "<|pad|>", False),
+        ("gpt2", "GPT2LMHeadModel", "<|endoftext|>", "<|endoftext|>", "ÿ", False),
     ],
 )
 def test_random_family_loads_and_is_described(fetch, text, family, architecture, bos, eos, pad, template):
@@ -294,7 +295,7 @@ def test_round_trip_is_counted(fetch, broken, normalizer, all_kept):
 
 
 def test_tokenizer_made_here_must_keep_every_string(fetch, text, monkeypatch):
-    monkeypatch.setattr(fetch_model, "survives", lambda tokenizer, text: "日" not in text)
+    monkeypatch.setattr("arms.card.survives", lambda tokenizer, text: "日" not in text)
     with pytest.raises(UserError, match=r"tokenizer changes 1 of \d+ test strings"):
         fetch(RANDOM, text=text)
 
@@ -306,14 +307,41 @@ def test_padding_never_is_the_end_token(fetch, broken, pad):
     assert (tokens["pad_token"], tokens["pad_id"]) == ("<|endoftext|>", 0)
 
 
-def test_model_without_a_token_to_pad_with_is_refused(fetch, text, tmp_path):
-    folder = fetch({**RANDOM, "family": "gpt2"}, folder=tmp_path / "gpt2", text=text)
-    edit(folder / "weights" / "tokenizer_config.json", pad_token=None)
-    content = json.loads((folder / "weights" / "tokenizer.json").read_text())
-    content["added_tokens"] = [token for token in content["added_tokens"] if token["content"] != "<|pad|>"]
-    (folder / "weights" / "tokenizer.json").write_text(json.dumps(content))
+def test_model_without_a_token_to_pad_with_is_refused(fetch, broken, tmp_path):
+    """A vocabulary of whole words: its "ÿ" is a word that a text may have, not the byte FF."""
+    words = {"<|endoftext|>": 0, "a": 1, "ÿ": 2}
+    content = json.loads((broken / "tokenizer.json").read_text())
+    content |= {"model": {"type": "WordLevel", "vocab": words, "unk_token": "<|endoftext|>"}, "decoder": None}
+    content |= {"pre_tokenizer": {"type": "Whitespace"}, "added_tokens": content["added_tokens"][:1]}
+    (broken / "tokenizer.json").write_text(json.dumps(content))
+    special = {"bos_token": None, "eos_token": "<|endoftext|>", "pad_token": None, "chat_template": None}
+    edit(broken / "tokenizer_config.json", **special)
     with pytest.raises(UserError, match=r"no token to pad with.*tokenizer_config.json"):
-        fetch(path_source(folder / "weights"), folder=tmp_path / "out")
+        fetch(path_source(broken), folder=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("eos", "template_end", "expected"),
+    [
+        ("<|endoftext|>", "<|im_end|>", "<|im_end|>"),  # Qwen2's base models, Phi-3
+        ("<|im_end|>", "<|im_end|>", "<|im_end|>"),
+        ("<|im_end|>", "", "<|im_end|>"),  # the template ends a turn with a line break only
+    ],
+)
+def test_eos_is_what_the_chat_template_ends_an_answer_with(fetch, broken, capsys, eos, template_end, expected):
+    template = json.loads((broken / "tokenizer_config.json").read_text())["chat_template"]
+    assert "<|im_end|>" in template
+    edit(
+        broken / "tokenizer_config.json",
+        eos_token=eos,
+        pad_token="<|endoftext|>",
+        chat_template=template.replace("<|im_end|>", template_end),
+    )
+    tokens = card(fetch(path_source(broken)))["tokenizer"]
+    assert (tokens["eos_token"], tokens["own_eos_token"]) == (expected, eos)
+    assert tokens["pad_token"] == "<|endoftext|>"
+    told = f"ends an answer with '{expected}': that is EOS in this study, not the tokenizer's own '{eos}'"
+    assert (told in capsys.readouterr().out) is (eos != expected)
 
 
 def test_missing_folder_and_full_disk_are_refused(fetch, tiny, tmp_path):
@@ -444,7 +472,7 @@ def test_stated_checksums_are_required(fetch, tiny, files, words):
 
 def test_secrets_are_masked(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_x1")
-    told = fetch_model.without_secrets("at https://me:pw@host/simple with hf_x1")
+    told = without_secrets("at https://me:pw@host/simple with hf_x1")
     assert told == "at https://****@host/simple with ****"
 
 

@@ -1,0 +1,387 @@
+"""The token path, on tokenizers of the shapes that real models have: BOS, EOS and pad, templates, and overlong rows."""
+
+import json
+import random
+import unicodedata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from tokenizers import Tokenizer, decoders, normalizers
+from tokenizers.models import BPE
+
+from arms.card import check_tokenizer
+from arms.files import UserError, sha256_bytes
+from arms.logps import completion_batch, pair_batch
+from arms.tiny import CHAT_TOKENS, CHATML, write_tokenizer
+from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer
+
+LLAMA3 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}"
+)
+LLAMA2 = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ raise_exception('no system turn') }}{% endif %}"
+    "{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' ' + message['content'] + ' ' + eos_token }}{% endif %}{% endfor %}"
+)
+# shape -> the tokenizer's own settings and, if it puts one before plain text by itself, its BOS
+SHAPES = {
+    "smollm2": {
+        "special": CHAT_TOKENS,
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|im_end|>",
+        "chat_template": CHATML,
+    },
+    "qwen2-instruct": {
+        "special": CHAT_TOKENS,
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": CHATML,
+    },
+    "qwen2-base": {
+        "special": CHAT_TOKENS,
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": CHATML,
+    },
+    "llama3": {
+        "special": [
+            "<|begin_of_text|>",
+            "<|end_of_text|>",
+            "<|reserved_special_token_0|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+        ],
+        "bos_token": "<|begin_of_text|>",
+        "eos_token": "<|end_of_text|>",
+        "chat_template": LLAMA3,
+        "puts": "<|begin_of_text|>",
+    },
+    "llama2": {
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "unk_token": "<unk>",
+        "chat_template": LLAMA2,
+        "puts": "<s>",
+    },
+    "gpt2": {"special": ["<|endoftext|>"], "bos_token": "<|endoftext|>", "eos_token": "<|endoftext|>"},
+}
+# what the study must make of them: EOS, pad, and how often BOS is in a prompt
+EXPECTED = {
+    ("smollm2", "chat"): ("<|im_end|>", "<|endoftext|>", 2),  # its BOS opens every turn
+    ("smollm2", "text"): ("<|im_end|>", "<|endoftext|>", 0),
+    ("qwen2-instruct", "chat"): ("<|im_end|>", "<|endoftext|>", 0),
+    ("qwen2-instruct", "text"): ("<|im_end|>", "<|endoftext|>", 0),
+    ("qwen2-base", "chat"): ("<|im_end|>", "<|endoftext|>", 0),
+    ("llama3", "chat"): ("<|eot_id|>", "<|reserved_special_token_0|>", 1),
+    ("llama3", "text"): ("<|eot_id|>", "<|reserved_special_token_0|>", 1),
+    ("llama2", "chat"): ("</s>", "<unk>", 1),
+    ("llama2", "text"): ("</s>", "<unk>", 1),
+    ("gpt2", "text"): ("<|endoftext|>", "ÿ", 0),
+}
+CASES = pytest.mark.parametrize(("shape", "template"), list(EXPECTED))
+TEMPLATES = {"chat": "chat", "text": "Question: {prompt}\nAnswer:\n"}
+TEXTS = ["Say river and stone.", "river stone, cloud; (quiet) Größe ÿ 日本 🙂"]
+ROWS = [
+    {
+        "_row": number,
+        "id": f"r{number}",
+        "category": "a",
+        "prompt": f"Say {number} words about {text}",
+        "completion": text,
+        "chosen": text,
+        "rejected": f"{text}, no",
+    }
+    for number, text in enumerate(TEXTS, start=1)
+]
+
+
+def settings(**changes) -> dict:
+    base = {"template": "chat", "system_prompt": None, "max_length": 512, "on_overlong": "error"}
+    return {**base, "eos_after_truncation": True, **changes}
+
+
+def write_llama2_tokenizer(folder: Path, kind: dict) -> dict[str, int]:
+    """What SentencePiece's tokenizers look like in tokenizer.json: bytes as `<0x0A>`, spaces as U+2581."""
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *"abcdefghilmnoprstuvwySWINT"]
+    tokenizer = Tokenizer(BPE({piece: i for i, piece in enumerate(pieces)}, [], unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    names = ("bos_token", "eos_token", "unk_token", "chat_template")
+    chosen = {"tokenizer_class": "PreTrainedTokenizerFast", **{name: kind[name] for name in names}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(chosen))
+    return tokenizer.get_vocab()
+
+
+def make(folder: Path, shape: str, **changes) -> Path:
+    """A model folder with a tokenizer of one shape and the card that fetch_model writes; returns model.json."""
+    kind, weights = {**SHAPES[shape], **changes}, folder / "weights"
+    weights.mkdir(parents=True)
+    if shape == "llama2":
+        vocabulary = write_llama2_tokenizer(weights, kind)
+    else:
+        vocabulary = write_tokenizer(kind, 400, TEXTS, weights)
+    if "puts" in kind:
+        content = json.loads((weights / "tokenizer.json").read_text())
+        token = kind["puts"]
+        content["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {token: {"id": token, "ids": [vocabulary[token]], "tokens": [token]}},
+        }
+        (weights / "tokenizer.json").write_text(json.dumps(content))
+    card, _ = check_tokenizer(weights, SimpleNamespace(vocab_size=len(vocabulary)))
+    (folder / "model.json").write_text(json.dumps({"tokenizer": card}))
+    return folder / "model.json"
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tmp_path_factory):
+    """Shape -> its tokenizer as every program of the study loads it."""
+    folder = tmp_path_factory.mktemp("models")
+    return {shape: load_tokenizer(make(folder / shape, shape)) for shape in SHAPES}
+
+
+# --- special tokens ----------------------------------------------------------------------------------------------
+
+
+@CASES
+def test_special_tokens(tokenizers, shape, template):
+    tokenizer = tokenizers[shape]
+    eos, pad, bos_in_prompt = EXPECTED[shape, template]
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (eos, pad)
+    for kind in COMPLETIONS:
+        rows, audit = encode_rows(ROWS, kind, tokenizer, settings(template=TEMPLATES[template]), "f")
+        for row in rows:
+            prompt = row["prompt_ids"]
+            assert prompt.count(tokenizer.bos_token_id) == bos_in_prompt
+            assert (prompt[0] == tokenizer.bos_token_id) is (bos_in_prompt > 0)
+            for side in COMPLETIONS[kind]:
+                ids = row[f"{side}_ids"]
+                assert ids.index(tokenizer.eos_token_id) == len(ids) - 1
+                assert tokenizer.pad_token_id not in prompt + ids
+        assert audit["starts_with_bos"] is (bos_in_prompt > 0)
+
+
+@CASES
+def test_all_kinds_of_rows_have_the_same_prompt(tokenizers, shape, template):
+    """What SFT, DPO and generation see before the completion, which ends where generation starts."""
+    kinds = [
+        encode_rows(ROWS, kind, tokenizers[shape], settings(template=TEMPLATES[template]), "f") for kind in COMPLETIONS
+    ]
+    assert len({json.dumps([row["prompt_ids"] for row in rows]) for rows, _ in kinds}) == 1
+    sft, pairs = kinds[0][0], kinds[1][0]
+    assert [row["completion_ids"] for row in sft] == [row["chosen_ids"] for row in pairs]
+    text, frame = tokenizers[shape].decode(sft[0]["prompt_ids"]), kinds[0][1]["decided"]["frame"]
+    # without white space: SentencePiece's tokenizers put a space before text that follows a special token
+    assert "".join(frame.replace("{prompt}", ROWS[0]["prompt"]).split()) in "".join(text.split())
+    assert tokenizers[shape].decode(sft[0]["completion_ids"], skip_special_tokens=True) == ROWS[0]["completion"]
+
+
+@CASES
+def test_eos_is_trained_once_in_every_arm(tokenizers, shape, template):
+    """In the batches of both trainers: the labelled targets of each completion hold EOS once, and pad never."""
+    tokenizer, chosen = tokenizers[shape], settings(template=TEMPLATES[template])
+    sft, _ = encode_rows(ROWS, "sft", tokenizer, chosen, "f")
+    pairs, _ = encode_rows(ROWS, "pairs", tokenizer, chosen, "f")
+    batch = completion_batch([(row["prompt_ids"], row["completion_ids"]) for row in sft], tokenizer.pad_token_id)
+    for target, segment in zip(batch["target"], batch["segment"], strict=True):
+        assert target[segment > 0].tolist().count(tokenizer.eos_token_id) == 1
+        assert tokenizer.pad_token_id not in target[segment > 0]
+    for forking in (True, False):
+        batch = pair_batch(pairs, tokenizer.pad_token_id, forking)
+        labelled = batch["target"][batch["segment"] > 0]
+        assert (labelled == tokenizer.eos_token_id).sum() == 2 * len(pairs)
+        assert tokenizer.pad_token_id not in labelled
+
+
+def test_what_was_decided_is_recorded(tokenizers):
+    _, audit = encode_rows(ROWS, "sft", tokenizers["llama3"], settings(system_prompt="Be brief."), "f")
+    decided = audit["decided"]
+    assert decided["frame"].startswith("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot")
+    assert decided["chat_template_sha256"] == sha256_bytes(LLAMA3.encode())
+    assert decided["adds_bos"] is True
+    assert tokenizers["llama3"].convert_ids_to_tokens([decided[f"{name}_id"] for name in ("bos", "eos", "pad")]) == [
+        "<|begin_of_text|>",
+        "<|eot_id|>",
+        "<|reserved_special_token_0|>",
+    ]
+    _, audit = encode_rows(ROWS, "sft", tokenizers["gpt2"], settings(template="{prompt}:"), "f")
+    assert audit["decided"]["chat_template_sha256"] is None
+    assert (audit["decided"]["frame"], audit["decided"]["adds_bos"]) == ("{prompt}:", False)
+
+
+def test_gpt2_pads_with_a_byte_that_no_text_holds(tmp_path):
+    """Every character of Unicode, alone and in random neighbourhoods, before and after loading the tokenizer again."""
+    model = make(tmp_path, "gpt2")
+    tokenizer = load_tokenizer(model)
+    pad = tokenizer.pad_token_id
+    assert pad not in (None, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    characters = [chr(i) for i in range(0x110000) if not 0xD800 <= i < 0xE000]
+    draw = random.Random(0)
+    shuffled = draw.sample(characters, len(characters))
+    texts = ["".join(part[i : i + 64]) for part in (characters, shuffled) for i in range(0, len(part), 64)]
+    texts += ["ÿ", " ÿÿ", "Àÿ Á", *(draw.choice("ÿþýÀÁa ") * draw.randint(1, 9) for _ in range(200))]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    assert not any(pad in ids for ids in encoded)
+    again = load_tokenizer(model)
+    assert again.pad_token_id == pad
+    assert again(texts[-300:], add_special_tokens=False)["input_ids"] == encoded[-300:]
+    assert again.decode(encoded[-300]) == texts[-300]
+    padded = again(["a", "a ÿ b"], padding=True)
+    assert padded["input_ids"][0][1:] == [pad] * (len(padded["input_ids"][1]) - 1)
+    assert padded["attention_mask"][0] == [1] + [0] * (len(padded["input_ids"][1]) - 1)
+
+
+# --- templates and rows that are refused --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shape", "changes", "words"),
+    [
+        ("gpt2", {}, "no chat template"),
+        ("gpt2", {"template": "chat\n"}, "no placeholder"),
+        ("gpt2", {"template": "{prompt}", "system_prompt": "Be brief."}, "belongs to a chat template"),
+        ("llama2", {"system_prompt": "Be brief."}, "refuses the prompt: no system turn"),
+    ],
+)
+def test_templates_that_do_not_fit_are_refused(tokenizers, shape, changes, words):
+    with pytest.raises(UserError, match=words):
+        encode_rows(ROWS, "sft", tokenizers[shape], settings(**changes), "f")
+
+
+def test_a_template_that_leaves_the_system_turn_out_is_refused(tmp_path):
+    deaf = "{% for message in messages if message['role'] != 'system' %}{{ message['content'] }}{% endfor %}"
+    tokenizer = load_tokenizer(make(tmp_path, "qwen2-instruct", chat_template=deaf))
+    with pytest.raises(UserError, match="leaves the system turn out"):
+        encode_rows(ROWS, "sft", tokenizer, settings(system_prompt="Be brief."), "f")
+
+
+@pytest.mark.parametrize(
+    ("shape", "change", "words"),
+    [
+        ("smollm2", {"completion": "one<|im_end|> two"}, "'completion' has the EOS token '<|im_end|>'"),
+        ("smollm2", {"completion": "<|im_start|>user"}, "'completion' has the BOS token"),
+        ("smollm2", {"completion": "a<|endoftext|>"}, "'completion' has the pad token"),
+        ("smollm2", {"completion": ""}, "no token but EOS"),
+        ("smollm2", {"prompt": "x<|im_end|>"}, "'prompt' has the EOS token"),
+        ("llama3", {"prompt": "<|begin_of_text|>x"}, "'prompt' has the BOS token"),
+        ("llama2", {"prompt": "what is <unk>?"}, "'prompt' has the pad token"),
+    ],
+)
+def test_special_tokens_in_a_text_are_refused_by_line(tokenizers, shape, change, words):
+    rows = [ROWS[0], {**ROWS[1], **change}]
+    with pytest.raises(UserError, match=f"my.jsonl, line 2: .*{words}"):
+        encode_rows(rows, "sft", tokenizers[shape], settings(), "my.jsonl")
+
+
+def test_an_eos_that_ends_a_completion_already_is_not_doubled(tokenizers):
+    ended = [{**row, "completion": row["completion"] + "<|im_end|>"} for row in ROWS]
+    before, _ = encode_rows(ROWS, "sft", tokenizers["smollm2"], settings(), "f")
+    after, _ = encode_rows(ended, "sft", tokenizers["smollm2"], settings(), "f")
+    assert before == after
+
+
+def test_conversations_rendered_beforehand_keep_their_special_tokens(tokenizers):
+    """With a text template the prompt's author decides; BOS still comes once."""
+    tokenizer = tokenizers["llama3"]
+    rows = [{**ROWS[0], "prompt": "<|begin_of_text|>hi<|eot_id|>there<|eot_id|>"}]
+    (row,), _ = encode_rows(rows, "sft", tokenizer, settings(template="{prompt}"), "f")
+    assert row["prompt_ids"].count(tokenizer.bos_token_id) == 1
+    assert row["prompt_ids"].count(tokenizer.eos_token_id) == 2
+
+
+def test_a_pair_that_the_tokenizer_makes_alike_is_refused(tmp_path):
+    model = make(tmp_path, "qwen2-instruct")
+    path = tmp_path / "weights" / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "normalizer": {"type": "NFC"}}))
+    row = {**ROWS[0], "chosen": "é", "rejected": unicodedata.normalize("NFD", "é")}
+    with pytest.raises(UserError, match="line 1: 'chosen' and 'rejected' are the same"):
+        encode_rows([row], "pairs", load_tokenizer(model), settings(), "f")
+
+
+# --- overlong rows -----------------------------------------------------------------------------------------------
+
+
+def overlong_rows() -> list[dict]:
+    """300 pairs of all lengths; some completions differ late only, some prompts fill the room."""
+    draw = random.Random(1)
+
+    def words(most: int) -> str:
+        return " ".join(draw.choice(["river", "stone", "cloud", "quiet"]) for _ in range(draw.randint(1, most)))
+
+    rows = []
+    for number in range(300):
+        shared = words(30)
+        chosen, rejected = (f"{shared} {words(6)} {end}" for end in ("yes", "no"))
+        row = {"_row": number + 1, "id": str(number), "category": "a", "prompt": words(40)}
+        rows.append({**row, "chosen": chosen, "rejected": rejected, "completion": chosen})
+    return rows
+
+
+@pytest.mark.parametrize("kind", ["sft", "pairs"])
+@pytest.mark.parametrize("eos_after", [True, False])
+@pytest.mark.parametrize(("shape", "template"), [("llama3", "chat"), ("gpt2", "text"), ("qwen2-base", "chat")])
+def test_truncate(tokenizers, shape, template, kind, eos_after):
+    tokenizer, rows, sides = tokenizers[shape], overlong_rows(), COMPLETIONS[kind]
+    limits = {"template": TEMPLATES[template], "max_length": 64}
+    whole, _ = encode_rows(rows, kind, tokenizer, settings(**{**limits, "max_length": 10_000}), "f")
+    kept, audit = encode_rows(
+        rows, kind, tokenizer, settings(**limits, on_overlong="truncate", eos_after_truncation=eos_after), "f"
+    )
+    dropped, _ = encode_rows(rows, kind, tokenizer, settings(**limits, on_overlong="drop"), "f")
+    eos, overlong = tokenizer.eos_token_id, audit["overlong"]
+    assert all(len(row["prompt_ids"] + row[f"{side}_ids"]) <= 64 for row in kept for side in sides)
+    before = {row["id"]: row for row in whole}
+    cuts = dict.fromkeys(sides, 0)
+    for row in kept:
+        assert row["prompt_ids"] == before[row["id"]]["prompt_ids"]
+        for side in sides:
+            ids, uncut = row[f"{side}_ids"], before[row["id"]][f"{side}_ids"]
+            assert len(ids) >= 2
+            if ids == uncut:
+                assert ids.index(eos) == len(ids) - 1
+                continue
+            cuts[side] += 1
+            assert len(row["prompt_ids"] + ids) == 64
+            assert ids[:-1] == uncut[: len(ids) - 1]
+            assert ids.count(eos) == (1 if eos_after else 0)
+            assert (ids[-1] == eos) is eos_after
+        assert kind == "sft" or row["chosen_ids"] != row["rejected_ids"]
+    # what was cut or left out is counted, by side, and nothing else is missing
+    assert overlong["cut"] == cuts
+    assert overlong["lost_eos"] == ({} if eos_after else cuts)
+    assert min(cuts.values()) > 5
+    assert overlong["by_side"]["prompt"] > 5
+    assert len(rows) == len(kept) + overlong["by_side"]["prompt"] + overlong["identical"]
+    assert (overlong["identical"] > 5) is (kind == "pairs")
+    assert {row["id"] for row in dropped} == {str(n) for n in range(300)} - {str(n - 1) for n in overlong["rows"]}
+    assert all(row == before[row["id"]] for row in dropped)
+
+
+def test_a_prompt_that_leaves_room_for_two_tokens_is_kept(tokenizers):
+    tokenizer = tokenizers["gpt2"]
+    chosen = {"template": "{prompt}", "on_overlong": "truncate"}
+    row = {**ROWS[0], "completion": "river stone river stone"}
+    prompt = encode_rows([row], "sft", tokenizer, settings(template="{prompt}"), "f")[0][0]["prompt_ids"]
+    (kept,), _ = encode_rows([row], "sft", tokenizer, settings(**chosen, max_length=len(prompt) + 2), "f")
+    assert kept["completion_ids"][1:] == [tokenizer.eos_token_id]
+    with pytest.raises(UserError, match=r"no row is left within tokens\.max_length"):
+        encode_rows([row], "sft", tokenizer, settings(**chosen, max_length=len(prompt) + 1), "f")
+
+
+@pytest.mark.parametrize("kind", list(COMPLETIONS))
+def test_error_names_the_lines_and_sides(tokenizers, kind):
+    rows = [{**row, "prompt": "river " * 300} if row["_row"] in (3, 7) else row for row in overlong_rows()[:9]]
+    with pytest.raises(UserError, match=r"f: 2 rows are longer than .* 256 .*lines 3, 7; {'prompt': 2}.*truncate"):
+        encode_rows(rows, kind, tokenizers["smollm2"], settings(max_length=256), "f")
