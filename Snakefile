@@ -23,7 +23,7 @@ pathvars:
 wildcard_constraints:
     run=f"base|sft-seed[0-9]+|(sft_dpo|dpo_only)({'|'.join(map(re.escape, RECIPES))})-seed[0-9]+",
     arm="sft_dpo|dpo_only",
-    variant="|".join(map(re.escape, RECIPES)),
+    variant=f"(?:{'|'.join(map(re.escape, RECIPES))})",  # "" for the study's own recipe
     seed="[0-9]+",
     split="train|heldout",
     dataset="sft|train_pairs|heldout_pairs|heldout_prompts",

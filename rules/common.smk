@@ -8,7 +8,6 @@ import shlex
 from pathlib import Path
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
-TRAINED = ("sft", "sft_dpo", "dpo_only")
 FIGURES = ("forest", "arms", "seeds", "categories", "curves")
 STATISTICS = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
 METRICS = ("pref_acc", "pass_rate", "logp_margin")

@@ -8,7 +8,7 @@ rule plot:
         arm_means="<results>/stats/arm_means.parquet",
         seed_effects="<results>/stats/seed_effects.parquet",
         decision="<results>/stats/decision.json",
-        curves=expand("<results>/{arm}-seed{seed}/curves.parquet", arm=TRAINED, seed=config["seeds"]),
+        curves=expand("<results>/{run}/curves.parquet", run=runs("")[1:]),
         env="envs/stats.yaml",
     output:
         svg=report(
@@ -53,14 +53,15 @@ rule report:
             *expand("<results>/tokens/{dataset}.audit.json", dataset=DATASETS),
         ],
         parity="<results>/parity.json",
+        variants=expand("<results>/stats{variant}/contrasts.parquet", variant=list(RECIPES)[1:]),
         prompts=config["data"]["heldout_prompts"],
-        generations=expand("<results>/{run}/generations.parquet", run=RUNS),
-        scores=expand("<results>/scores/metric=pass_rate/part-{run}.parquet", run=RUNS),
+        generations=expand("<results>/{run}/generations.parquet", run=runs("")),
+        scores=expand("<results>/scores/metric=pass_rate/part-{run}.parquet", run=runs("")),
         manifests=[
             "<results>/model/manifest.json",
             "<results>/stats/manifest.json",
             "<results>/scores/part-base.manifest.json",
-            *expand("<results>/{arm}-seed{seed}/train.manifest.json", arm=TRAINED, seed=config["seeds"]),
+            *expand("<results>/{run}/train.manifest.json", run=runs("")[1:]),
         ],
         env="envs/stats.yaml",
     output:

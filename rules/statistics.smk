@@ -37,28 +37,32 @@ Snakemake 9.27.1 would then overlook every other reason to make the score again.
 rule compare:
     """Paired contrasts C1-C7 with error control, a verdict for each in words, and the decision."""
     input:
-        scores=expand("<results>/scores/metric={metric}/part-{run}.parquet", metric=METRICS, run=RUNS),
+        scores=lambda wildcards: expand(
+            "<results>/scores/metric={metric}/part-{run}.parquet", metric=METRICS, run=runs(wildcards.variant)
+        ),
         prompts="<results>/data/prompts.parquet",
         plan="<results>/plan.json",
         gates=[
-            "<results>/parity.json",
+            "<results>/parity{variant}.json",
             "<results>/data/sft.audit.json",
             "<results>/data/preferences.audit.json",
             "<results>/data/heldout.audit.json",
         ],
         env="envs/stats.yaml",
     output:
-        contrasts="<results>/stats/contrasts.parquet",
-        arm_means="<results>/stats/arm_means.parquet",
-        seed_effects="<results>/stats/seed_effects.parquet",
-        more=expand("<results>/stats/{table}.parquet", table=("variance", "projection", "heterogeneity", "missing")),
-        csv=expand("<results>/stats/{table}.csv", table=STATISTICS),
-        decision="<results>/stats/decision.json",
-        manifest="<results>/stats/manifest.json",
+        contrasts="<results>/stats{variant}/contrasts.parquet",
+        arm_means="<results>/stats{variant}/arm_means.parquet",
+        seed_effects="<results>/stats{variant}/seed_effects.parquet",
+        more=expand(
+            "<results>/stats{{variant}}/{table}.parquet", table=("variance", "projection", "heterogeneity", "missing")
+        ),
+        csv=expand("<results>/stats{{variant}}/{table}.csv", table=STATISTICS),
+        decision="<results>/stats{variant}/decision.json",
+        manifest="<results>/stats{variant}/manifest.json",
     log:
-        "<logs>/compare.log",
+        "<logs>/compare{variant}.log",
     benchmark:
-        "<benchmarks>/compare.tsv"
+        "<benchmarks>/compare{variant}.tsv"
     conda:
         "../envs/stats.yaml"
     resources:

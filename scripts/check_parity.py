@@ -12,7 +12,15 @@ from collections import defaultdict
 from arms.files import UserError, exit_with_message, read_json, write_json
 from arms.manifest import Job, add_job_arguments
 
-WORLD = ("model_sha256", "trainable_parameters", "trainable_dtypes", "frozen_dtypes", "dropout")  # alike in every run
+# Alike in every run:
+WORLD = (
+    "model_sha256",
+    "trainable_parameters",
+    "trainable_dtypes",
+    "frozen_dtypes",
+    "dropout",
+    "gradient_checkpointing",
+)
 DATA = ("tokens_sha256", "rows", "steps", "tokens_seen")  # alike in all DPO runs, and in all SFT runs
 ORDER = ("batch_order_sha256",)  # alike in the two DPO arms of a seed
 

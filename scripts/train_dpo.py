@@ -1,7 +1,7 @@
 """Rule train_dpo: direct preference optimisation of one arm and seed against a reference table.
 
-The arm sft_dpo starts from the SFT adapter of its seed (reference: that adapter's table); dpo_only trains a fresh adapter
-on the base (reference: the base's table). Nothing else differs between the two.
+The arm sft_dpo starts from the SFT adapter of its seed (reference: that adapter's table); dpo_only trains a fresh
+adapter on the base (reference: the base's table). Nothing else differs between the two.
 
     python scripts/train_dpo.py --job '{"rule": "train_dpo", "wildcards": {"arm": "sft_dpo", "seed": "1"}, ...}' \
         --model results/demo/model/model.json --start results/demo/sft-seed1/adapter/arm.json \

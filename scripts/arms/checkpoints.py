@@ -1,7 +1,7 @@
 """Checkpoints that survive SIGKILL at any moment and that nobody has to trust.
 
-A checkpoint is a folder of safetensors and JSON, so that reading one runs no code (transformers' own are pickles, and its
-resume loses the weights of a stacked adapter). It is written beside its place, then renamed, and checked by sha256
+A checkpoint is a folder of safetensors and JSON, so that reading one runs no code (transformers' own are pickles, and
+its resume loses the weights of a stacked adapter). It is written beside its place, then renamed, and checked by sha256
 before it is read. A run that goes on from it ends with the bytes of a run that was never interrupted (CPU, fp32).
 """
 
@@ -97,8 +97,8 @@ class Checkpoints:
 class Resumable:
     """Mixin for a Trainer: save and load through `Checkpoints` instead of transformers' pickles.
 
-    Set `checkpoints` and `curves` after construction. Restored are the trainable parameters, the optimiser, the learning
-    rate, every random generator and the curves; transformers restores the position in the data.
+    Set `checkpoints` and `curves` after construction. Restored are the trainable parameters, the optimiser, the
+    learning rate, every random generator and the curves; transformers restores the position in the data.
     """
 
     checkpoints: Checkpoints

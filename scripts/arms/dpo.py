@@ -107,8 +107,8 @@ def collate(rows: list[dict], pad_id: int, forking: bool) -> dict:
 def step0_loss(loss_type: str, beta: float, label_smoothing: float) -> float:
     """The loss of a policy that equals its reference, in closed form: each loss of TRL 0.9.6 at log-ratios of zero.
 
-    Raises UserError for a loss without an entry here: a loss that cannot be checked is not offered. TRL's bco_pair is not,
-    since it shifts rewards by a running mean that a checkpoint of TRL does not hold.
+    Raises UserError for a loss without an entry here: a loss that cannot be checked is not offered. TRL's bco_pair is
+    not, since it shifts rewards by a running mean that no checkpoint holds.
     """
     smoothing = label_smoothing or 1e-3  # what TRL takes for exo_pair, whose loss has no value at 0
     closed_form = {

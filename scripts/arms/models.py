@@ -180,8 +180,8 @@ def save_adapter(model: PeftModel, arm: str | Path, identity: dict) -> dict:
 def prepare_training(model: PeftModel, dropout: float, gradient_checkpointing: bool) -> None:
     """What must be alike in all arms before a Trainer gets the model.
 
-    TRL prepares a model only if it also gets a peft_config, which would merge an SFT adapter, and it turns dropout off in
-    DPO but not in SFT; so both are done here. Dropout: `dropout` in the adapter that is trained, none anywhere else.
+    TRL prepares a model only if it also gets a peft_config, which would merge an SFT adapter, and it turns dropout off
+    in DPO but not in SFT; so both are done here. Dropout: `dropout` in the adapter that is trained, none anywhere else.
     Gradient checkpointing: the inputs must require gradients. The norms and the head of a quantized base stay bfloat16.
     """
     import torch

@@ -26,7 +26,7 @@ def stock_trainer(study, names=()):
     """
     card = study.folder / "model" / "model.json"
     set_seed(1)
-    base, _ = load_base(card, "fp32")
+    base = load_base(card, "fp32")
     folder, options = str(study.folder / "sft"), {}
     if names:
         model = PeftModel.from_pretrained(base, folder, adapter_name=names[0], is_trainable=True)

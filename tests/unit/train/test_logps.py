@@ -26,7 +26,7 @@ def tiny(request, tmp_path_factory):
     """(model, tokenizer, pairs, forking) of one architecture."""
     study = make_study(tmp_path_factory.mktemp(request.param), request.param)
     card = study.folder / "model" / "model.json"
-    base, _ = load_base(card, "fp32")
+    base = load_base(card, "fp32")
     return (
         noisy_adapter(base),
         load_tokenizer(card),
