@@ -1,5 +1,7 @@
 """Make every job independent of what the user's shell carries. Included first; see the reasons at each line."""
 
+import fcntl
+import glob
 import os
 import re
 
@@ -24,3 +26,16 @@ ENVIRONMENT.update(
     DATASETS_VERBOSITY="error",
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
 )
+
+# A killed Snakemake leaves its locks behind, and the next one would refuse to start. This lock is the kernel's and goes
+# with its process, so whoever gets it may clear what a dead one left.
+if workflow.is_main_process:
+    os.makedirs(".snakemake", exist_ok=True)
+    ALIVE = open(".snakemake/alive.lock", "w")
+    try:
+        fcntl.flock(ALIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass  # another Snakemake is running here; if its files are ours, Snakemake will say so
+    else:
+        for stale in glob.glob(".snakemake/locks/*"):
+            os.remove(stale)

@@ -7,6 +7,7 @@ before it is read. A run that goes on from it ends with the bytes of a run that 
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -43,7 +44,17 @@ class Checkpoints:
         return time.monotonic() - self.saved >= 60 * self.minutes
 
     def latest(self) -> Path | None:
-        """The newest checkpoint of this very job that is whole; others are removed."""
+        """The newest checkpoint of this very job that is whole; others are removed.
+
+        Waits while another process trains the same run: one that outlived its killed Snakemake, say.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.alive = (self.folder / "lock").open("w")  # the kernel frees it when the process ends, however it ends
+        try:
+            fcntl.flock(self.alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.job.say(f"another process is training this run (it holds {self.alive.name}); waiting for its end")
+            fcntl.flock(self.alive, fcntl.LOCK_EX)
         found = None
         for path in sorted(self.folder.glob("*step-*"), reverse=True):
             if found is None and self._is_whole(path):

@@ -21,11 +21,16 @@ RECIPE = {
     "gradient_checkpointing": False,
 }
 LORA = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
-SHARED = {"precision": "fp32", "max_length": 128, "lora": LORA}
+TORCH = {"precision": "fp32", "cpu_instructions": "native"}
+SHARED = {**TORCH, "max_length": 128, "lora": LORA}
 SFT = {**SHARED, "sft": RECIPE}
-DPO = {**SHARED, "dpo": {**RECIPE, "learning_rate": 1e-3, "beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0}}
+DPO = {
+    **SHARED,
+    "start": "adapter",
+    "dpo": {**RECIPE, "learning_rate": 1e-3, "beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0},
+}
 TOKENS = {"template": "chat", "system_prompt": None, "max_length": 128, "on_overlong": "error", "rows": None}
-SCORING = {"precision": "fp32", "batch_size": 4}
+SCORING = {**TORCH, "batch_size": 4}
 WORDS = [
     "river",
     "stone",
@@ -81,10 +86,19 @@ class Study:
 
     def train_dpo(self, output: str, reference: str, *flags: object, settings: dict = DPO, fails: bool = False) -> str:
         """Train a DPO arm into the folder `output`."""
-        outputs = ["--adapter", f"{output}/arm.json", "--curves", f"{output}/curves.parquet"]
-        outputs += ["--observed", f"{output}/observed.json"]
-        inputs = ["--model", "model/model.json", "--tokens", "pairs.parquet", "--reference", reference]
-        return self.run("train_dpo", settings, *inputs, *outputs, *flags, fails=fails, arm="sft_dpo", seed="1")
+        flags = [*training_flags(output), "--tokens", "pairs.parquet", "--reference", reference, *flags]
+        return self.run("train_dpo", settings, *flags, fails=fails, arm="sft_dpo", seed="1")
+
+    def train_sft(self, output: str, *flags: object, settings: dict = SFT) -> str:
+        """Train an SFT adapter into the folder `output`."""
+        return self.run("train_sft", settings, *training_flags(output), "--tokens", "sft.parquet", *flags, seed="1")
+
+
+def training_flags(output: str) -> list[str]:
+    """The flags of a training program that puts everything into one folder."""
+    flags = ["--model", "model/model.json", "--adapter", f"{output}/arm.json", "--curves", f"{output}/curves.parquet"]
+    flags += ["--speed", f"{output}/speed.parquet", "--observed", f"{output}/observed.json"]
+    return [*flags, "--checkpoints", f"{output}/checkpoints"]
 
 
 def pairs() -> list[dict]:
@@ -127,8 +141,7 @@ def make_study(folder: Path, family: str) -> Study:
 def study(tmp_path_factory) -> Study:
     """The Llama study, with an SFT adapter and the two reference tables."""
     study = make_study(tmp_path_factory.mktemp("a study's folder"), "llama")
-    outputs = ["--adapter", "sft/arm.json", "--curves", "sft/curves.parquet", "--observed", "sft/observed.json"]
-    study.run("train_sft", SFT, "--model", "model/model.json", "--tokens", "sft.parquet", *outputs, seed="1")
+    study.train_sft("sft")
     study.score("base.parquet")
     study.score("sft.table.parquet", "--adapter", "sft/arm.json")
     return study
