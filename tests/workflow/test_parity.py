@@ -25,10 +25,10 @@ def jobs(clone, *arguments, **environment):
 
 
 def copied(finished, new):
-    """`new` with results and Snakemake's records copied in by plain cp: every copy is younger than what it was made from."""
+    """`new` with results and Snakemake's records copied in, all with new times."""
     for name in ("results", ".snakemake"):
         shutil.copytree(finished.folder / name, new.folder / name, copy_function=shutil.copyfile, dirs_exist_ok=True)
-    for age, path in enumerate(sorted((new.folder / "results").rglob("*"))):  # and in an order that no study has
+    for age, path in enumerate(sorted((new.folder / "results").rglob("*"))):  # in an order that no study has
         os.utime(path, (2e9 - age, 2e9 - age))
     return new
 
