@@ -17,6 +17,7 @@ STANDIN = Path(__file__).parent / "standin" / "bin"
 SHELL = {
     "PATH": f"{STANDIN}:{os.environ['PATH']}",
     "CONDA_STANDIN_PYTHON": f"{sys.base_prefix}/bin/python3.11",
+    "PIP_NO_CACHE_DIR": "1",  # the environments are kept, so a cache of their wheels would be disk for nothing
     "PIP_USER": "1",  # would stop pip in a venv, and in conda would install to ~/.local
     "CONDA_SHLVL": "1",
     "CONDA_PREFIX": "/nowhere",
@@ -32,8 +33,7 @@ def run(clone, *arguments, **environment):
 
 
 def test_every_environment_installs_imports_and_is_its_own(clone, tmp_path):
-    for name in ("torch", "pandas"):  # what a job must not see, nor pip when it makes an environment
-        (tmp_path / f"{name}.py").write_text("raise ImportError('from PYTHONPATH')\n")
+    (tmp_path / "torch.py").write_text("raise ImportError('from PYTHONPATH')\n")
     run(clone, "--snakefile", "tests/conda/probe.smk", PYTHONPATH=str(tmp_path))
     found = {path.stem: json.loads(path.read_text()) for path in (clone.folder / "probe").glob("*.json")}
     assert {name: probe["not as pinned"] for name, probe in found.items()} == {"train": {}, "grade": {}, "stats": {}}
@@ -44,7 +44,7 @@ def test_every_environment_installs_imports_and_is_its_own(clone, tmp_path):
     }
     assert len({probe["prefix"] for probe in found.values()}) == 3
     for probe in found.values():
-        assert Path(probe["prefix"]).parent == PREFIX.resolve()
+        assert Path(probe["prefix"]).parent == PREFIX
         assert probe["python"].startswith("3.11.")
         assert probe["variables"]["PIP_USER"] == "0"
         assert not {"PYTHONPATH", "CONDA_SHLVL"} & set(probe["variables"])
