@@ -10,7 +10,9 @@ SNAKEMAKE := .envs/driver/bin/snakemake
 unexport PYTHONDONTWRITEBYTECODE  # with it every job would compile its imports again
 export UV_NO_PROGRESS := 1
 
-.PHONY: demo test unit workflow setup envs docs lint clean help
+CHECKSUMS ?= config/checksums/demo.json
+
+.PHONY: demo reproduce checksums test unit workflow conda setup envs docs lint clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,6 +25,14 @@ demo: setup  ## run the default study (SmolLM2-135M on this CPU) to results/demo
 	    || { code=$$?; [ $$code -ne 9 ] || echo "another 'make demo' is running in this folder"; exit $$code; }
 	@echo "==> the report: $(CURDIR)/results/demo/report.html"
 
+reproduce: setup  ## rebuild the default study in .reproduce/ and compare it with config/checksums/demo.json
+	rm -rf .reproduce
+	.envs/driver/bin/python scripts/reproduce.py rebuild --checksums $(CHECKSUMS) --folder .reproduce --cores $(CORES)
+
+checksums:  ## after `make demo`: record its results as what `make reproduce` compares with
+	.envs/driver/bin/python scripts/reproduce.py record --checksums $(CHECKSUMS) \
+	    --results results/demo --config config/config.yaml
+
 setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats))  ## install the locked environments into .envs/
 
 test: setup .envs/pytest/.ready lint unit workflow  ## run all tests
@@ -34,8 +44,11 @@ unit:  ## unit tests, each in the environment of what it tests
 	.envs/train/bin/python tests/run.py tests/unit/train
 
 workflow:  ## tests of the workflow, through the public command
-	@echo "==> the workflow, through the public command"
-	.envs/driver/bin/python tests/run.py tests/workflow
+	@echo "==> the workflow, through the public command; then with conda's stand-in, which installs 7 GB once"
+	.envs/driver/bin/python tests/run.py tests/workflow tests/conda
+
+conda: setup .envs/pytest/.ready  ## only the tests through --sdm conda, with a stand-in for conda
+	.envs/driver/bin/python tests/run.py tests/conda
 
 lint:
 	@echo "==> lint"
@@ -54,7 +67,7 @@ docs:  ## write config/README.md's table of keys from config/schema.yaml
 	.envs/driver/bin/python config/describe.py
 
 clean:  ## remove the environments (results stay)
-	rm -rf .envs
+	rm -rf .envs .cache/conda-standin
 
 $(UV):
 	@echo "==> installing uv $(UV_VERSION) into .envs/uv"

@@ -15,6 +15,7 @@ STARTS = ["base", *(f"sft-seed{seed}" for seed in config["seeds"])]  # what DPO 
 USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
 
 
+@functools.cache
 def source(path):
     """A module's code without comments and docstrings: these never make a job run again."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -26,8 +27,10 @@ def source(path):
     return ast.unparse(tree)
 
 
+@functools.cache
 def imported(path):
     """Project files that a module imports, at its top or inside functions, by absolute or relative name."""
+    files = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         folder, names = SCRIPTS, []
         if isinstance(node, ast.Import):
@@ -40,7 +43,8 @@ def imported(path):
             file = folder.joinpath(*name.split("."))
             for candidate in (file.with_suffix(".py"), file / "__init__.py"):
                 if candidate.is_file():
-                    yield candidate
+                    files.append(candidate)
+    return files
 
 
 @functools.cache

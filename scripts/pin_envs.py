@@ -4,14 +4,17 @@
     python scripts/pin_envs.py --check    # exit code 1 if a file is out of step with the lock
 
 The shape (hashed items inside the pip section, no pin file, no requirements file) is the one that conda 24.7-26.7
-installs with --require-hashes and that Snakemake hashes as a whole. Needs `uv` on PATH.
+installs with --require-hashes and that Snakemake hashes as a whole. Only what has no wheel on PyPI is built from its
+(hashed) source. Needs `uv` on PATH.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,6 +43,11 @@ def environment(group: str) -> str:
     command += ["--no-emit-project", "--no-annotate", "--no-header"]
     exported = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     items = sorted(" ".join(line.split()) for line in exported.replace("\\\n", "").splitlines() if line.strip())
+    locked = tomllib.loads((ROOT / "uv.lock").read_text(encoding="utf-8"))["package"]
+    without_wheel = {package["name"] for package in locked if not package.get("wheels")}
+    source = sorted(without_wheel & {re.split(r"[\[=]", item)[0] for item in items})
+    if source:
+        items.insert(0, f"--no-binary={','.join(source)}")
     return HEADER.format(use=GROUPS[group]) + "".join(f'      - "{item}"\n' for item in items)
 
 

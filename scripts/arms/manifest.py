@@ -76,11 +76,21 @@ def git_state(folder: Path) -> dict[str, object]:
     return {"sha": sha, "dirty": None if status is None else bool(status)}
 
 
+def cpu_class() -> str:
+    """Vendor and widest vector instructions of the CPU: libraries choose kernels, and so the rounding, by them."""
+    text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    fields = dict(re.findall(r"^(vendor_id|flags)\s*: (.*)$", text, re.MULTILINE))
+    flags = fields.get("flags", "").split()
+    widest = next((name for name in ("avx512f", "avx2", "avx") if name in flags), "no AVX")
+    return f"{fields.get('vendor_id', 'unknown vendor')} {widest}"
+
+
 def machine() -> dict[str, object]:
     """Host, processor, threads and, when torch is loaded already, its CPU capability and CUDA device."""
     facts: dict[str, object] = {
         "host": platform.node(),
         "system": platform.platform(),
+        "cpu": cpu_class(),
         "cpus": os.cpu_count(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }

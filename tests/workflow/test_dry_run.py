@@ -25,7 +25,7 @@ DEMO_JOBS = {**SMOKE_JOBS, "train_sft": 3, "train_dpo": 6, "score_pairs": 14, "g
 @pytest.mark.parametrize(("config", "jobs"), [("config/smoke.yaml", SMOKE_JOBS), (None, DEMO_JOBS)])
 def test_a_fresh_clone_plans_every_job(clone, config, jobs):
     (clone.folder / ".envs").unlink()
-    assert clone.planned(config) == jobs
+    assert clone.planned(config=config) == jobs
 
 
 def test_a_real_run_without_environments_says_what_to_do(clone):

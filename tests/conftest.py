@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SNAKEMAKE = ROOT / ".envs" / "driver" / "bin" / "snakemake"
 SMOKE = "config/smoke.yaml"
 
@@ -26,17 +26,20 @@ class Clone:
                 shutil.copy2(ROOT / name, folder / name)
         (folder / ".envs").symlink_to(ROOT / ".envs")
 
-    def snakemake(self, *arguments: str, config: str = SMOKE, path: str | None = None) -> subprocess.CompletedProcess:
-        """Run snakemake with a configuration; its output is in `stdout`."""
-        environment = {**os.environ, "PATH": path or os.environ["PATH"]}
-        command = [str(SNAKEMAKE), *arguments, *(["--configfile", config] if config else [])]
+    def snakemake(self, *arguments: str, config: str = SMOKE, **environment: str) -> subprocess.CompletedProcess:
+        """Run snakemake with a configuration and some variables; its output is in `stdout`."""
         return subprocess.run(
-            command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [str(SNAKEMAKE), *arguments, *(["--configfile", config] if config else [])],
+            cwd=self.folder,
+            env={**os.environ, **environment},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
 
-    def planned(self, config: str = SMOKE) -> dict[str, int]:
+    def planned(self, *arguments: str, config: str = SMOKE, **environment: str) -> dict[str, int]:
         """Job counts that a dry run plans, without `all`; empty when nothing is to be done."""
-        done = self.snakemake("--dry-run", "--quiet", "host", config=config)
+        done = self.snakemake("--dry-run", "--quiet", "host", *arguments, config=config, **environment)
         assert done.returncode == 0, done.stdout
         if "Nothing to be done" in done.stdout:
             return {}
