@@ -138,8 +138,12 @@ def prepare_training(model: PeftModel, gradient_checkpointing: bool) -> None:
     """What must be alike in all arms before a Trainer gets the model.
 
     TRL prepares a model (input gradients, k-bit casts) only if it also gets a peft_config, which would merge an SFT
-    adapter; so it is done here, for all arms: with gradient checkpointing the inputs must require gradients.
+    adapter; so it is done here, for all arms: with gradient checkpointing the inputs must require gradients. TRL also
+    switches off the base model's own dropout (GPT-2 has 0.1) in DPO but not in SFT; here it is off in both.
     """
+    from trl.trainer.utils import disable_dropout_in_model
+
+    disable_dropout_in_model(model)
     if gradient_checkpointing:
         model.enable_input_require_grads()
     model.train()
