@@ -63,7 +63,7 @@ def describe_template(tokenizer: PreTrainedTokenizerBase, settings: dict) -> dic
     if chat and not tokenizer.chat_template:
         raise UserError(
             "tokens.template is 'chat' but this model's tokenizer has no chat template; "
-            "set tokens.template to a text such as 'Question: {prompt}\\nAnswer:'"
+            'set tokens.template to a text such as "Question: {prompt}\\nAnswer:\\n"'
         )
     if not chat and system is not None:
         raise UserError("tokens.system_prompt belongs to a chat template; write it into the text of tokens.template")
