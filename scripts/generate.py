@@ -48,13 +48,17 @@ def main() -> None:
         policy = models.load_adapter(policy, args.adapter)
     policy.eval()
     device = next(policy.parameters()).device
+    # The chat template's end of turn is what SFT trains; a base model may end with its tokenizer's own EOS instead, and
+    # in no arm would an answer be better for running on after either.
+    own_eos = tokenizer.convert_tokens_to_ids(card["tokenizer"]["own_eos_token"])
+    ends = {tokenizer.eos_token_id, own_eos} - {None}
     sampled = settings["temperature"] > 0
     config = GenerationConfig(
         do_sample=sampled,
         temperature=settings["temperature"] if sampled else None,
         top_p=settings["top_p"] if sampled else None,
         top_k=0 if sampled else None,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(ends),
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
@@ -75,7 +79,7 @@ def main() -> None:
                 generation_config=config,
             )
         for answer, new in zip(answers, extended[:, longest:].tolist(), strict=True):
-            end = new.index(tokenizer.eos_token_id) + 1 if tokenizer.eos_token_id in new else len(new)
+            end = next((place for place, token in enumerate(new, start=1) if token in ends), len(new))
             answer["ids"] += new[:end]
 
     answers = [
@@ -92,15 +96,17 @@ def main() -> None:
             extend(batch, min(ROUND, limit - len(batch[0]["ids"])))
             if time.monotonic() - said > 10:
                 said = time.monotonic()
-                ended = sum(answer["ids"][-1:] == [tokenizer.eos_token_id] for answer in answers)
+                ended = sum(answer["ids"][-1] in ends for answer in answers if answer["ids"])
                 job.say(f"{ended}/{len(answers)} answers have ended")
         open_answers = [
-            answer
-            for answer in open_answers
-            if answer["ids"][-1] != tokenizer.eos_token_id and len(answer["ids"]) < limit
+            answer for answer in open_answers if answer["ids"][-1] not in ends and len(answer["ids"]) < limit
         ]
     rows = [
-        {"prompt_id": answer["prompt_id"], "sample_idx": answer["sample_idx"], **describe(answer["ids"], tokenizer)}
+        {
+            "prompt_id": answer["prompt_id"],
+            "sample_idx": answer["sample_idx"],
+            **describe(answer["ids"], tokenizer, ends),
+        }
         for answer in answers
     ]
     frame = pandas.DataFrame(rows).sort_values(["prompt_id", "sample_idx"], ignore_index=True)
@@ -119,10 +125,10 @@ def main() -> None:
     )
 
 
-def describe(answer: list[int], tokenizer) -> dict:
-    """Text, length in tokens (EOS included) and status of one answer: ok, empty, or truncated (no EOS was reached)."""
+def describe(answer: list[int], tokenizer, ends: set[int]) -> dict:
+    """Text, length in tokens (its end included) and status of one answer: ok, empty, or truncated (it did not end)."""
     text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-    status = "truncated" if answer[-1] != tokenizer.eos_token_id else "ok" if text else "empty"
+    status = "truncated" if answer[-1] not in ends else "ok" if text else "empty"
     return {"text": text, "n_tokens": len(answer), "status": status}
 
 

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from reproduce import checksum
 
 ROOT = Path(__file__).parents[1]
 SNAKEMAKE = ROOT / ".envs" / "driver" / "bin" / "snakemake"
@@ -53,6 +54,14 @@ class Clone:
         text = path.read_text()
         assert old in text, f"{old!r} is not in {name}"
         path.write_text(text.replace(old, new, 1))
+
+
+def results(folder: Path) -> dict[str, str]:
+    """sha256 of everything that the smoke study made in a clone, but what holds times: logs, benchmarks, manifests."""
+    study = folder / "results" / "smoke"
+    kept = (path for path in study.rglob("*") if path.is_file() and not path.name.endswith("manifest.json"))
+    names = {str(path.relative_to(study)): path for path in kept}
+    return {name: checksum(path) for name, path in names.items() if not name.startswith(("logs/", "benchmarks/"))}
 
 
 @pytest.fixture

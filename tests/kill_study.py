@@ -2,10 +2,10 @@
 
     .envs/driver/bin/python tests/kill_study.py --kills 20 --seed 0 [--whole FOLDER]
 
-Each round starts the same command in a fresh clone, sends SIGKILL to Snakemake and all its jobs after a random time, and
-starts the command again, until the study is done; rounds are repeated until there were enough kills. At the end of each,
-every adapter, table and figure must be the same, byte for byte. --whole names a clone in which the study has run already.
-Ends with exit code 1 and the names of the files that differ, if any.
+Each round starts the same command in a fresh clone, sends SIGKILL to Snakemake and all its jobs after a random time,
+and starts the command again, until the study is done; rounds are repeated until there were enough kills. At the end of
+each, every adapter, table and figure must be the same, byte for byte. --whole names a clone in which the study has run
+already. Ends with exit code 1 and the names of the files that differ, if any.
 """
 
 import argparse
@@ -18,8 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from compare_results import differing
-from conftest import SMOKE, SNAKEMAKE, Clone
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "tests")]
+sys.path.append(str(ROOT / ".envs" / "pytest" / "lib" / "python3.11" / "site-packages"))
+
+from conftest import SMOKE, SNAKEMAKE, Clone, results
 
 COMMAND = [str(SNAKEMAKE), "--cores", "2", "--quiet", "rules", "--configfile", SMOKE]
 
@@ -78,8 +81,13 @@ def main() -> None:
         clone = new_clone(scratch / f"round{rounds}")
         killed = run_with_kills(clone, draw, args.kills - done, longest)
         done += killed
-        found = differing(whole / "results" / "smoke", clone.folder / "results" / "smoke")
-        print(f"round {rounds}: {killed} kills, {resumed(clone)} training jobs resumed, {len(found)} files differ", flush=True)
+        wanted, found = results(whole), results(clone.folder)
+        found = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        print(
+            f"round {rounds}: {killed} kills, {resumed(clone)} training jobs went on from a checkpoint, "
+            f"{len(found)} of {len(wanted)} files differ",
+            flush=True,
+        )
         faults += [f"round {rounds}: {name}" for name in found]
     print(f"{done} kills in {rounds} rounds, {time.monotonic() - started:.0f} s; {len(faults)} files differ")
     sys.exit("\n".join(faults) if faults else 0)

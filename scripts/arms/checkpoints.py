@@ -87,7 +87,7 @@ class Checkpoints:
         partial.mkdir(parents=True)
         tensors, state = collect(trainer)
         safetensors.torch.save_file(tensors, partial / TENSORS)
-        write_json(partial / STATE, {**state, "curves": curves.state()})
+        (partial / STATE).write_text(json.dumps({**state, "curves": curves.state()}), encoding="utf-8")
         trainer.state.save_to_json(str(partial / TRAINER))
         files = {name: sha256_file(partial / name) for name in (TENSORS, STATE, TRAINER)}
         write_json(partial / CARD, {"key": self.key, "step": step, "files": files})

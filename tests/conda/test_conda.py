@@ -9,8 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from conftest import ROOT, Clone
-from reproduce import checksum
+from conftest import ROOT, Clone, results
 
 PREFIX = ROOT / ".cache" / "conda-standin"
 STANDIN = Path(__file__).parent / "standin" / "bin"
@@ -55,14 +54,6 @@ def test_conda_and_uv_give_the_same_bytes_in_different_folders(finished, tmp_pat
     folder.mkdir()
     other = Clone(folder)
     run(other, "--quiet", "rules")
-    assert results(other) == results(finished)
+    assert results(other.folder) == results(finished.folder)
     assert other.planned() == {}  # without --sdm conda, and without .envs/
     shutil.rmtree(folder)
-
-
-def results(clone):
-    """sha256 of everything that a study made but what holds times."""
-    study = clone.folder / "results" / "smoke"
-    kept = (path for path in study.rglob("*") if path.is_file() and not path.name.endswith("manifest.json"))
-    names = {str(path.relative_to(study)): path for path in kept}
-    return {name: checksum(path) for name, path in names.items() if not name.startswith(("logs/", "benchmarks/"))}
