@@ -7,14 +7,16 @@ import pandas
 import pyarrow.parquet
 import pytest
 import torch
-from conftest import DPO, RECIPE
+from conftest import DPO, RECIPE, SCORING
 from datasets import Dataset
 from peft import PeftModel
 from transformers import set_seed
 from trl import DPOConfig, DPOTrainer
 
 from arms.dpo import step0_loss
-from arms.models import load_base
+from arms.files import read_json
+from arms.logps import pair_batch, pair_logps
+from arms.models import load_adapter, load_base, new_adapter, save_adapter, stack_adapter
 from arms.tables import KEY
 from arms.tokens import load_tokenizer, read_tokens
 
@@ -170,7 +172,18 @@ def test_training_twice_gives_the_same_bytes(arms):
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "expected"), [("sigmoid", math.log(2)), ("robust", math.log(2)), ("hinge", 1.0), ("ipo", 25.0)]
+    ("loss_type", "expected"),
+    [
+        ("sigmoid", math.log(2)),
+        ("robust", math.log(2)),
+        ("hinge", 1.0),
+        ("ipo", 25.0),
+        ("exo_pair", -math.log(2) - 0.5 * math.log(0.1) - 0.5 * math.log(0.9)),
+        ("nca_pair", 2 * math.log(2)),
+        ("sppo_hard", 50.0),
+        ("aot", math.log(2)),
+        ("aot_pair", math.log(2)),
+    ],
 )
 def test_step0_closed_forms(loss_type, expected):
     """TRL's own dpo_loss at equal log-probabilities."""
@@ -182,3 +195,70 @@ def test_step0_closed_forms(loss_type, expected):
     logps = torch.tensor([-3.0, -50.0])
     losses, *_ = trainer.dpo_loss(logps, logps - 4, logps, logps - 4)
     assert losses.tolist() == pytest.approx([expected] * 2, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "loss_type", ["hinge", "ipo", "robust", "exo_pair", "nca_pair", "sppo_hard", "aot", "aot_pair"]
+)
+def test_every_loss_passes_its_gate_and_trains(study, loss_type):
+    recipe = {**DPO["dpo"], "loss_type": loss_type, "micro_batch_size": 4, "learning_rate": 1e-4}
+    folder = f"loss-{loss_type}"
+    study.train_dpo(folder, "base.parquet", settings={**DPO, "dpo": recipe})
+    step0 = study.read(f"{folder}/observed.json")["step0"]
+    assert step0["loss"] == pytest.approx(step0["closed_form"], rel=1e-4)
+
+
+def test_a_loss_that_cannot_be_checked_is_refused(study):
+    message = study.train_dpo(
+        "bco", "base.parquet", settings={**DPO, "dpo": {**DPO["dpo"], "loss_type": "bco_pair"}}, fails=True
+    )
+    assert "'bco_pair' is not one of sigmoid, robust, hinge" in message
+
+
+def test_a_fresh_adapter_starts_at_the_sft_policy_and_is_saved_as_one(study):
+    """Stacked on the frozen SFT adapter it is the SFT policy; one adapter of both ranks is the same policy after it."""
+    card = study.folder / "model" / "model.json"
+    pairs, tokenizer = read_tokens(study.folder / "pairs.parquet"), load_tokenizer(card)
+    batch = pair_batch(pairs, tokenizer.pad_token_id, True)
+
+    def logps(model):
+        model.eval()
+        with torch.no_grad():
+            return torch.cat(pair_logps(model, batch, True, torch.float32)[:2])
+
+    arm = study.folder / "sft" / "arm.json"
+    sft = logps(load_adapter(load_base(card, "fp32"), arm))
+    stacked = stack_adapter(load_base(card, "fp32"), arm, DPO["lora"], seed=1)
+    assert torch.equal(logps(stacked), sft)
+    alone = new_adapter(load_base(card, "fp32"), DPO["lora"], seed=1)
+    starts = [[p for p in model.parameters() if p.requires_grad] for model in (stacked, alone)]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*starts, strict=True))  # the DPO-only arm's start
+    with torch.no_grad():
+        for parameter in starts[0]:
+            parameter.add_(torch.randn_like(parameter) * 0.05)
+    trained = logps(stacked)
+    assert (trained - sft).abs().max() > 0.1
+    save_adapter(stacked, study.folder / "joined" / "arm.json", {"model_sha256": read_json(card)["sha256"]})
+    joined = load_adapter(load_base(card, "fp32"), study.folder / "joined" / "arm.json")
+    assert joined.peft_config["default"].r == 2 * DPO["lora"]["rank"]
+    torch.testing.assert_close(logps(joined), trained, atol=2e-5, rtol=0)
+
+
+def test_the_fresh_start_trains_as_much_as_dpo_only(study, arms):
+    study.train_dpo("fresh", "sft.table.parquet", "--start", "sft/arm.json", settings={**DPO, "start": "fresh"})
+    fresh, alone = study.read("fresh/observed.json"), study.read("dpo_only/observed.json")
+    for fact in ("trainable_parameters", "trainable_dtypes", "dropout", "rows", "steps", "batch_order_sha256"):
+        assert fresh[fact] == alone[fact]
+    assert fresh["step0"]["loss"] == pytest.approx(math.log(2), abs=1e-4)
+    study.score("fresh.parquet", "--adapter", "fresh/arm.json")
+
+
+def test_threads_and_cpu_instructions(study, arms):
+    message = study.run(
+        "score_pairs",
+        {**SCORING, "cpu_instructions": "portable"},
+        *("--model", "model/model.json", "--tokens", "pairs.parquet", "--output", "never.parquet"),
+        fails=True,
+    )
+    assert "was not started with" in message
+    assert "MKL_CBWR='COMPATIBLE'" in message
