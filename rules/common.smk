@@ -5,7 +5,12 @@ import functools
 import hashlib
 import json
 import shlex
+import sys
+import tempfile
 from pathlib import Path
+
+from snakemake.io import is_flagged
+from snakemake.iocontainers import Wildcards
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
 TRAINED = ("sft", "sft_dpo", "dpo_only")
@@ -157,6 +162,32 @@ def plan(config):
             for name, kind in kinds.items()
         },
     }
+
+
+def study_jobs():
+    """Every job behind rule all, from the rules and this config alone: manifest -> {job, lock, inputs, outputs}.
+
+    inputs are what the job's manifest must record: not the environment file, whose checksum has a place of its own
+    (lock), and not what Snakemake calls ancient, which may have changed since without making the job run again.
+    """
+    producers = [made_by for made_by in workflow.rules if made_by.output]
+    waiting, seen, jobs = [str(path) for path in workflow.get_rule("all").expand_input({})[0]], set(), {}
+    while waiting:
+        path = waiting.pop()
+        made_by = next((made_by for made_by in producers if made_by.is_producer(path)), None)
+        if made_by is None or path in seen:
+            continue
+        wildcards = Wildcards(fromdict=made_by.get_wildcards(path))
+        inputs, outputs = made_by.expand_input(wildcards)[0], made_by.expand_output(wildcards)[0]
+        seen.update(map(str, outputs))
+        waiting.extend(map(str, inputs))
+        jobs[str(outputs.manifest)] = {
+            "job": json.loads(made_by.params.job(wildcards)),
+            "lock": str(inputs.env),
+            "inputs": [str(path) for path in inputs if path != inputs.env and not is_flagged(path, "ancient")],
+            "outputs": [str(path) for path in outputs if path != outputs.manifest],
+        }
+    return jobs
 
 
 onstart:

@@ -57,3 +57,6 @@ def check_config(config):
 
 
 check_config(config)
+
+# An environment variable and no setting of a job: it must not make anything run again.
+ENVIRONMENT.update(SFT_VS_DPO_ALLOW_OFF_LOCK=str(int(config["allow_off_lock"])))

@@ -37,5 +37,6 @@ rule compare:
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --scores {input.scores:q} --prompts {input.prompts:q} --output {params.folder:q} 2>&1 | tee {log:q}
+            --gates {input.gates:q} --scores {input.scores:q} --prompts {input.prompts:q} \
+            --output {params.folder:q} 2>&1 | tee {log:q}
         """

@@ -37,7 +37,11 @@ def main() -> None:
     write_json(args.audit, audit)
     lengths = ", ".join(f"{name} {q['median']} (at most {q['max']})" for name, q in audit["tokens"].items())
     job.say(f"{audit['kept']} of {audit['rows']} rows kept; median tokens: {lengths}")
-    job.finish(inputs={"data": args.data}, outputs={"tokens": args.output, "audit": args.audit}, rows=audit["kept"])
+    job.finish(
+        inputs={"model": args.model, "data": args.data},
+        outputs={"tokens": args.output, "audit": args.audit},
+        rows=audit["kept"],
+    )
 
 
 if __name__ == "__main__":

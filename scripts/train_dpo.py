@@ -118,8 +118,8 @@ def main() -> None:
     }
     write_json(args.observed, observed)
     job.finish(
-        inputs={"tokens": args.tokens, "reference": args.reference, "start": args.start},
-        outputs={"adapter": args.adapter, "curves": args.curves, "observed": args.observed},
+        inputs={"model": args.model, "tokens": args.tokens, "reference": args.reference, "start": args.start},
+        outputs={**models.adapter_files(args.adapter), "curves": args.curves, "observed": args.observed},
         seed=seed,
         model_sha256=card["sha256"],
         step0=step0,

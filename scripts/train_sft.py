@@ -78,8 +78,8 @@ def main() -> None:
     }
     write_json(args.observed, observed)
     job.finish(
-        inputs={"tokens": args.tokens},
-        outputs={"adapter": args.adapter, "curves": args.curves, "observed": args.observed},
+        inputs={"model": args.model, "tokens": args.tokens},
+        outputs={**models.adapter_files(args.adapter), "curves": args.curves, "observed": args.observed},
         seed=seed,
         model_sha256=card["sha256"],
         tokens_per_second=round(curves.tokens / result.metrics["train_runtime"], 1),
