@@ -23,7 +23,7 @@ demo: setup  ## run the default study (SmolLM2-135M on this CPU) to results/demo
 	    || { code=$$?; [ $$code -ne 9 ] || echo "another 'make demo' is running in this folder"; exit $$code; }
 	@echo "==> the report: $(CURDIR)/results/demo/report.html"
 
-setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats))  ## install the locked environments into .envs/
+setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenance))  ## install the locked environments into .envs/
 
 test: setup .envs/pytest/.ready lint unit workflow  ## run all tests
 

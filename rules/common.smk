@@ -6,7 +6,6 @@ import hashlib
 import json
 import shlex
 import sys
-import tempfile
 from pathlib import Path
 
 from snakemake.io import is_flagged
@@ -165,7 +164,7 @@ def plan(config):
 
 
 def study_jobs():
-    """Every job behind rule all, from the rules and this config alone: manifest -> {job, lock, inputs, outputs}.
+    """Every job behind the report, from the rules and this config alone: manifest -> {job, lock, inputs, outputs}.
 
     inputs are what the job's manifest must record: not the environment file, whose checksum has a place of its own
     (lock), and not what Snakemake calls ancient, which may have changed since without making the job run again.
@@ -190,8 +189,19 @@ def study_jobs():
     return jobs
 
 
+def study_jobs_file(wildcards):
+    """The path of a file with `study_jobs`, written now: five seeds are more text than one argument may hold."""
+    path = Path(".snakemake", f"{config['study']}.jobs.json")
+    path.write_text(json.dumps(study_jobs()), encoding="utf-8")
+    return str(path)
+
+
 onstart:
-    missing = [name for name in ("train", "grade", "stats") if not Path(workflow.basedir, ".envs", name).is_dir()]
+    missing = [
+        name
+        for name in ("train", "grade", "stats", "provenance")
+        if not Path(workflow.basedir, ".envs", name).is_dir()
+    ]
     if missing and not USES_CONDA:
         raise WorkflowError(
             f"the rules' environments are not installed ({', '.join(missing)} missing in .envs/): "

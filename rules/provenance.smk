@@ -5,13 +5,19 @@ if "verify" in sys.argv and workflow.resource_settings.cores is workflow.resourc
 
 
 rule verify:
-    """Check every file of the study, from the report back to the raw data; makes nothing and runs nothing again."""
+    """Check every file of the study, from the report back to the raw data. Makes nothing, runs nothing again."""
+    input:
+        env="envs/provenance.yaml",
+    log:
+        "<logs>/verify.log",
     localrule: True
+    conda:
+        "../envs/provenance.yaml"
     params:
-        program=shlex.join([sys.executable, str(SCRIPTS / "verify.py")]),
+        program=program("verify", "provenance"),
+        jobs=study_jobs_file,
         results=f"results/{config['study']}",
-    run:
-        with tempfile.NamedTemporaryFile("w", suffix=".json") as jobs:
-            json.dump(study_jobs(), jobs)
-            jobs.flush()
-            shell("{params.program} --jobs {jobs.name:q} --results {params.results:q}")
+    shell:
+        r"""
+        {params.program} --jobs {params.jobs:q} --results {params.results:q} 2>&1 | tee {log:q}
+        """

@@ -19,7 +19,7 @@ GROUPS = {
     "train": "train_sft, train_dpo, score_pairs, generate and everything that reads the model",
     "grade": "grade: the IFEval checkers of lm-evaluation-harness",
     "stats": "checks of the data, statistics, figures and the report",
-    "crate": "export_crate: the RO-Crate of a finished study, and its validator",
+    "provenance": "verify, and export_crate with its validator",
 }
 HEADER = """\
 # Generated from uv.lock by `make envs`; do not edit. Used by: {use}.

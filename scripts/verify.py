@@ -10,7 +10,7 @@ configuration (--jobs), never from the results. One line a fault, and exit code 
 - two manifests disagree: a job read another content than the job before it wrote;
 - a version is off the lock, the lock is another one, or tracked files had uncommitted changes.
 
-Not found: a report forged together with its manifest, which no later job reads. Compare its sha256 with a published one.
+Not found: a report forged together with its manifest, since no later job reads it. Publish its sha256.
 """
 
 from __future__ import annotations
@@ -38,8 +38,6 @@ def main() -> None:
     parser.add_argument("--results", required=True, metavar="DIR", help="folder of the study")
     args = parser.parse_args()
     jobs, results = read_json(args.jobs), Path(args.results)
-    if not results.is_dir():
-        raise UserError(f"{results}: no such folder; run the study first")
 
     faults, manifests = [], {}
     for path, expected in jobs.items():
@@ -47,6 +45,8 @@ def main() -> None:
             manifests[path] = read_valid(path, expected["job"])
         except UserError as error:
             faults.append(str(error))
+    if not any(map(Path.exists, map(Path, jobs))):
+        raise UserError(f"{results}: not one manifest of this study; run it first")
     written = {
         entry["path"]: (entry["sha256"], path)
         for path, manifest in manifests.items()
@@ -149,7 +149,7 @@ def shared_faults(jobs: dict, manifests: dict) -> list[str]:
 
 
 def foreign(folder: Path, known: set[Path], folders: set[Path], top: bool = True) -> Iterator[Path]:
-    """What no job makes, whole folders as one. Logs, benchmarks and the checkpoints of running jobs are in no manifest."""
+    """What no job makes, whole folders as one; logs, benchmarks and the checkpoints of running jobs are let be."""
     unlisted = {"checkpoints", *(["logs", "benchmarks"] if top else [])}
     for path in sorted(folder.iterdir()):
         if path in known or (path.is_dir() and path.name in unlisted):

@@ -86,7 +86,7 @@ def git_state(folder: Path) -> dict[str, object]:
 
 
 def machine() -> dict[str, object]:
-    """Host, processors and SLURM job; when torch is loaded, also its threads, CPU capability, CUDA, device and driver."""
+    """Host, processors, SLURM job; if torch is loaded, also its threads, CPU capability, CUDA, device and driver."""
     facts: dict[str, object] = {
         "host": platform.node(),
         "system": platform.platform(),
@@ -174,8 +174,8 @@ class Job:
     def finish(self, inputs: dict[str, object], outputs: dict[str, object], **facts: object) -> None:
         """Hash inputs and outputs and write the manifest: the last thing a program does.
 
-        inputs, outputs: name -> path (None is left out). The input `model` or the output `card`, a model.json, gives the
-        checksums of the model. facts: what the program found, JSON values.
+        inputs, outputs: name -> path (None is left out). The input `model` or the output `card`, a model.json, gives
+        the checksums of the model. facts: what the program found, JSON values.
         """
         card = inputs.get("model", outputs.get("card"))
         gates = {str(path): path for path in self.gates}
