@@ -24,7 +24,7 @@ from pathlib import Path
 import jsonschema
 
 from arms.files import UserError, exit_with_message, read_json, sha256_file
-from arms.manifest import pinned_versions, portable
+from arms.manifest import flat, pinned_versions, portable
 
 SCHEMA = Path(__file__).parent / "arms" / "manifest.schema.json"
 sha256 = cache(sha256_file)
@@ -163,14 +163,6 @@ def foreign(folder: Path, known: set[Path], folders: set[Path], top: bool = True
 def label(job: dict) -> str:
     """A job in words: its rule and wildcards."""
     return " ".join([job["rule"], *(f"{name}={value}" for name, value in job["wildcards"].items())])
-
-
-def flat(value: object, name: str = "") -> dict[str, object]:
-    """Nested settings as one dict with dotted names."""
-    if not isinstance(value, dict) or not value:
-        return {name: value}
-    found = [flat(inner, f"{name}.{key}".lstrip(".")) for key, inner in value.items()]
-    return {key: inner for settings in found for key, inner in settings.items()}
 
 
 if __name__ == "__main__":

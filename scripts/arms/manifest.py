@@ -117,15 +117,24 @@ def nvidia_driver() -> str | None:
     return version[1] if version else None
 
 
-def seeds_of(value: object, name: str = "") -> dict[str, object]:
+def flat(value: object, name: str = "") -> dict[str, object]:
+    """Nested settings as one dict with dotted names."""
+    if not isinstance(value, dict) or not value:
+        return {name: value}
+    found = [flat(inner, f"{name}.{key}".lstrip(".")) for key, inner in value.items()]
+    return {key: inner for settings in found for key, inner in settings.items()}
+
+
+def seeds_of(identity: dict[str, dict]) -> dict[str, object]:
     """Every seed among wildcards and settings, by its dotted name: {"wildcards.run": 1, "settings.model.seed": 0}."""
-    if isinstance(value, dict):
-        found = [seeds_of(inner, f"{name}.{key}".lstrip(".")) for key, inner in value.items()]
-        return {key: seed for seeds in found for key, seed in seeds.items()}
-    if name.rpartition(".")[2] in ("seed", "seeds", "train_seeds"):
-        return {name: int(value) if isinstance(value, str) else value}
-    run = re.fullmatch(r"\w+-seed([0-9]+)", str(value))
-    return {name: int(run[1])} if run else {}
+    seeds = {}
+    for name, value in flat(identity).items():
+        run = re.fullmatch(r"\w+-seed([0-9]+)", str(value))
+        if run:
+            seeds[name] = int(run[1])
+        elif name.rpartition(".")[2] in ("seed", "seeds", "train_seeds"):
+            seeds[name] = value if isinstance(value, list) else int(value)
+    return seeds
 
 
 def model_checksums(card: str | Path) -> dict[str, str | None]:
