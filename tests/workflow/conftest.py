@@ -34,6 +34,13 @@ class Clone:
             command, cwd=self.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
+    def copy(self, folder: Path) -> "Clone":
+        """The same with its results, in another folder, to be edited freely."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        copied = object.__new__(Clone)
+        copied.folder = folder
+        return copied
+
     def planned(self, config: str = SMOKE) -> dict[str, int]:
         """Job counts that a dry run plans, without `all`; empty when nothing is to be done."""
         done = self.snakemake("--dry-run", "--quiet", "host", config=config)
