@@ -113,8 +113,8 @@ def nvidia_driver() -> str | None:
         text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8")
     except OSError:
         return None
-    version = re.search(r"Kernel Module\D*([0-9.]+)", text)
-    return version[1] if version else None
+    version = re.search(r"\b[0-9]+\.[0-9.]+", text)  # of "NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue ..."
+    return version[0] if version else None
 
 
 def flat(value: object, name: str = "") -> dict[str, object]:
