@@ -180,7 +180,7 @@ class Study:
         """The run of the whole workflow, and how the engine organised the jobs: one step a rule, one control a job."""
         report = next(manifest for manifest in manifests.values() if manifest["rule"] == "report")
         results = [self.files[entry["path"]] for entry in report["outputs"].values()]
-        data = [self.files[path] for path in map(portable, self.config["data"].values()) if path in self.files]
+        data = [self.files[portable(path)] for path in self.config["data"].values() if isinstance(path, str)]
         run = self.entity(
             "#run",
             "CreateAction",

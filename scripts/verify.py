@@ -55,7 +55,7 @@ def main() -> None:
     for path, manifest in manifests.items():
         faults += difference_faults(path, jobs[path]["job"], manifest)
         faults += output_faults(path, jobs[path], manifest)
-        faults += input_faults(path, jobs[path], manifest, written)
+        faults += input_faults(path, jobs, manifest, written)
     faults += shared_faults(jobs, manifests)
     known = {Path(name) for path, expected in jobs.items() for name in [path, *expected["outputs"]]}
     folders = {folder for path in known for folder in path.parents}
@@ -108,13 +108,13 @@ def output_faults(path: str, expected: dict, manifest: dict) -> Iterator[str]:
             yield f"{name}: changed since {label(manifest)} made it"
 
 
-def input_faults(path: str, expected: dict, manifest: dict, written: dict[str, tuple[str, str]]) -> Iterator[str]:
+def input_faults(path: str, jobs: dict, manifest: dict, written: dict[str, tuple[str, str]]) -> Iterator[str]:
     """Inputs of one job that are missing, not recorded, or not what was written before or is there now.
 
-    written: file -> (sha256, manifest) as the manifests of the jobs before say; raw data are in none.
+    written: file -> (sha256, manifest) as the manifests of the jobs before say; raw data and manifests are in none.
     """
     recorded = {entry["path"]: entry["sha256"] for entry in manifest["inputs"].values()}
-    for name in map(portable, expected["inputs"]):
+    for name in map(portable, jobs[path]["inputs"]):
         if name not in recorded:
             yield f"{path}: does not record the input {name}"
         elif name in written:
@@ -122,7 +122,8 @@ def input_faults(path: str, expected: dict, manifest: dict, written: dict[str, t
             if digest != recorded[name]:
                 yield f"{path}: disagrees with {maker}: read another {name} than was written"
         elif not Path(name).exists():
-            yield f"{name}: missing; {label(manifest)} read it"
+            if name not in jobs:  # a missing manifest has been told already
+                yield f"{name}: missing; {label(manifest)} read it"
         elif sha256(name) != recorded[name]:
             yield f"{name}: changed since {label(manifest)} read it"
 

@@ -127,7 +127,7 @@ def another_seed_copied_over(study):
         f"{place}/generations.parquet: changed since grade {run}1 read it",
         f"{place}/generations.parquet: changed since report read it",
         f"{place}/heldout_logps.parquet: changed since grade {run}1 read it",
-        f"{RESULTS}/report.manifest.json: disagrees",
+        f"{place}/train.manifest.json: changed since report read it",
     ]
 
 
@@ -138,7 +138,7 @@ def off_lock_version(study):
     place = f"{RESULTS}/sft-seed1/train.manifest.json"
     return [
         f"{place}: trl 0.9.7 is off the lock: envs/train.yaml pins 0.9.6",
-        f"{RESULTS}/report.manifest.json: disagrees",
+        f"{place}: changed since report read it",
     ]
 
 
