@@ -33,7 +33,7 @@ checksums:  ## after `make demo`: record its results as what `make reproduce` co
 	.envs/driver/bin/python scripts/reproduce.py record --checksums $(CHECKSUMS) \
 	    --results results/demo --config config/config.yaml
 
-setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats))  ## install the locked environments into .envs/
+setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenance))  ## install the locked environments into .envs/
 
 test: setup .envs/pytest/.ready lint unit workflow  ## run all tests
 

@@ -5,7 +5,11 @@ import functools
 import hashlib
 import json
 import shlex
+import sys
 from pathlib import Path
+
+from snakemake.io import is_flagged
+from snakemake.iocontainers import Wildcards
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
 FIGURES = ("forest", "arms", "seeds", "categories", "curves")
@@ -189,8 +193,45 @@ def plan(config):
     }
 
 
+def study_jobs():
+    """Every job behind the report, from the rules and this config alone: manifest -> {job, lock, inputs, outputs}.
+
+    inputs are what the job's manifest must record: not the environment file, whose checksum has a place of its own
+    (lock), and not what Snakemake calls ancient, which may have changed since without making the job run again.
+    """
+    producers = [made_by for made_by in workflow.rules if made_by.output]
+    waiting, seen, jobs = [str(path) for path in workflow.get_rule("all").expand_input({})[0]], set(), {}
+    while waiting:
+        path = waiting.pop()
+        made_by = next((made_by for made_by in producers if made_by.is_producer(path)), None)
+        if made_by is None or path in seen:
+            continue
+        wildcards = Wildcards(fromdict=made_by.get_wildcards(path))
+        inputs, outputs = made_by.expand_input(wildcards)[0], made_by.expand_output(wildcards)[0]
+        seen.update(map(str, outputs))
+        waiting.extend(map(str, inputs))
+        jobs[str(outputs.manifest)] = {
+            "job": json.loads(made_by.params.job(wildcards)),
+            "lock": str(inputs.env),
+            "inputs": [str(path) for path in inputs if path != inputs.env and not is_flagged(path, "ancient")],
+            "outputs": [str(path) for path in outputs if path != outputs.manifest],
+        }
+    return jobs
+
+
+def study_jobs_file(wildcards):
+    """The path of a file with `study_jobs`, written now: five seeds are more text than one argument may hold."""
+    path = Path(".snakemake", f"{config['study']}.jobs.json")
+    path.write_text(json.dumps(study_jobs()), encoding="utf-8")
+    return str(path)
+
+
 onstart:
-    missing = [name for name in ("train", "grade", "stats") if not Path(workflow.basedir, ".envs", name).is_dir()]
+    missing = [
+        name
+        for name in ("train", "grade", "stats", "provenance")
+        if not Path(workflow.basedir, ".envs", name).is_dir()
+    ]
     if missing and not USES_CONDA:
         raise WorkflowError(
             f"the rules' environments are not installed ({', '.join(missing)} missing in .envs/): "

@@ -100,3 +100,6 @@ def check_variants(config):
 
 RECIPES = check_variants(config)
 os.environ.update(INSTRUCTIONS[config["cpu_instructions"]])
+
+# An environment variable and no setting of a job: it must not make anything run again.
+ENVIRONMENT.update(SFT_VS_DPO_ALLOW_OFF_LOCK=str(int(config["allow_off_lock"])))

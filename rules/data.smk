@@ -126,6 +126,6 @@ rule tokenize_data:
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --model {input.model:q} --data {input.data:q} --kind {params.kind:q} \
+            --gates {input.audit:q} --model {input.model:q} --data {input.data:q} --kind {params.kind:q} \
             --output {output.tokens:q} --audit {output.audit:q} 2>&1 | tee {log:q}
         """

@@ -43,7 +43,10 @@ rule report:
     """One self-contained page: question, answer, figures, tables, examples, data audit, versions."""
     input:
         decision="<results>/stats/decision.json",
-        tables=expand("<results>/stats/{table}.parquet", table=STATISTICS),
+        tables=expand(
+            "<results>/stats/{table}.parquet",
+            table=("contrasts", "arm_means", "heterogeneity", "projection", "missing"),
+        ),
         template="scripts/report.html.j2",
         figures=expand("<results>/figures/{figure}.svg", figure=FIGURES),
         audits=[

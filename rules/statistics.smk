@@ -75,6 +75,7 @@ rule compare:
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --scores {input.scores:q} --prompts {input.prompts:q} --plan-lock {input.plan:q} \
+            --gates {input.gates:q} --scores {input.scores:q} --prompts {input.prompts:q} \
+            --plan-lock {input.plan:q} \
             --output {params.folder:q} 2>&1 | tee {log:q}
         """

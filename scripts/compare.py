@@ -27,6 +27,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--manifest", metavar="PATH", help="where the manifest of this job goes (with --job)")
     parser.add_argument(
+        "--gates", nargs="*", default=[], metavar="FILE", help="checks that had to pass first; only recorded"
+    )
+    parser.add_argument(
         "--scores",
         required=True,
         nargs="+",

@@ -116,7 +116,7 @@ def main() -> None:
     status = frame["status"].value_counts().to_dict()
     job.say(f"done: {len(frame)} answers, {', '.join(f'{count} {name}' for name, count in status.items())}")
     job.finish(
-        inputs={"tokens": args.tokens, "adapter": args.adapter},
+        inputs={"model": args.model, "tokens": args.tokens, "adapter": args.adapter},
         outputs={"generations": args.output},
         answers=len(frame),
         status=status,

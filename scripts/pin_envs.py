@@ -1,6 +1,6 @@
 """Write envs/*.yaml from uv.lock: python and pip from conda-forge, every other package pinned and hashed.
 
-    python scripts/pin_envs.py            # writes envs/train.yaml, envs/grade.yaml, envs/stats.yaml
+    python scripts/pin_envs.py            # writes envs/*.yaml
     python scripts/pin_envs.py --check    # exit code 1 if a file is out of step with the lock
 
 The shape (hashed items inside the pip section, no pin file, no requirements file) is the one that conda 24.7-26.7
@@ -22,6 +22,7 @@ GROUPS = {
     "train": "train_sft, train_dpo, score_pairs, generate and everything that reads the model",
     "grade": "grade: the IFEval checkers of lm-evaluation-harness",
     "stats": "checks of the data, statistics, figures and the report",
+    "provenance": "verify, and export_crate with its validator",
 }
 HEADER = """\
 # Generated from uv.lock by `make envs`; do not edit. Used by: {use}.
@@ -52,7 +53,7 @@ def environment(group: str) -> str:
 
 
 def main() -> None:
-    """Write or check the three files."""
+    """Write or check the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="compare only; exit code 1 on a difference")
     check = parser.parse_args().check

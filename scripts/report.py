@@ -31,7 +31,7 @@ from plot import (
     verdict_words,
 )
 
-from arms.files import UserError, exit_with_message, read_json, read_jsonl, sha256_bytes, sha256_file, write_text
+from arms.files import UserError, exit_with_message, read_json, read_jsonl, sha256_bytes, write_text
 from arms.manifest import Job, add_job_arguments, read_manifest
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -102,8 +102,8 @@ def main() -> None:
     job.say(f"{args.output}: {len(page) // 1024} KiB, {decision['decision']}")
     listed = [args.prompts, args.parity, *args.audits, *args.generations, *args.scores, *args.manifests]
     inputs = {**stats, **{f"figure_{name}": path for name, path in figures.items()}, **{path: path for path in listed}}
-    inputs |= {"decision": decision_path}
-    job.finish(inputs=inputs, outputs={"html": args.output}, template_sha256=sha256_file(TEMPLATE))
+    inputs |= {"decision": decision_path, "template": TEMPLATE}
+    job.finish(inputs=inputs, outputs={"html": args.output})
 
 
 def render(**context: object) -> str:

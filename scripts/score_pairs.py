@@ -80,7 +80,7 @@ def main() -> None:
     write_table(args.output, rows, made_from)
     job.say(f"done: {len(rows)} pairs, chosen more likely than rejected in {accuracy:.1%}")
     job.finish(
-        inputs={"tokens": args.tokens, "adapter": args.adapter},
+        inputs={"model": args.model, "tokens": args.tokens, "adapter": args.adapter},
         outputs={"table": args.output},
         pairs=len(rows),
         preference_accuracy=accuracy,

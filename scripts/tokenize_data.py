@@ -44,7 +44,11 @@ def main() -> None:
             f"{len(overlong['rows'])} rows are longer than {job.settings['max_length']} tokens ({sides}): "
             f"{audit['rows'] - audit['kept']} left out, {sum(overlong['cut'].values())} completions cut"
         )
-    job.finish(inputs={"data": args.data}, outputs={"tokens": args.output, "audit": args.audit}, rows=audit["kept"])
+    job.finish(
+        inputs={"model": args.model, "data": args.data},
+        outputs={"tokens": args.output, "audit": args.audit},
+        rows=audit["kept"],
+    )
 
 
 if __name__ == "__main__":

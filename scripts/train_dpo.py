@@ -113,7 +113,12 @@ def main() -> None:
     write_json(args.observed, observed)
     job.finish(
         inputs={"model": args.model, "tokens": args.tokens, "reference": args.reference, "start": args.start},
-        outputs={"adapter": args.adapter, "curves": args.curves, "observed": args.observed},
+        outputs={
+            **models.adapter_files(args.adapter),
+            "curves": args.curves,
+            "speed": args.speed,
+            "observed": args.observed,
+        },
         seed=seed,
         model_sha256=card["sha256"],
         step0=step0,

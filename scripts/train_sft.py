@@ -75,7 +75,12 @@ def main() -> None:
     write_json(args.observed, observed)
     job.finish(
         inputs={"model": args.model, "tokens": args.tokens},
-        outputs={"adapter": args.adapter, "curves": args.curves, "observed": args.observed},
+        outputs={
+            **models.adapter_files(args.adapter),
+            "curves": args.curves,
+            "speed": args.speed,
+            "observed": args.observed,
+        },
         seed=seed,
         model_sha256=card["sha256"],
     )

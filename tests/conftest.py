@@ -38,6 +38,13 @@ class Clone:
             stderr=subprocess.STDOUT,
         )
 
+    def copy(self, folder: Path) -> "Clone":
+        """The same with its results, in another folder, to be edited freely."""
+        shutil.copytree(self.folder, folder, symlinks=True)
+        copied = object.__new__(Clone)
+        copied.folder = folder
+        return copied
+
     def planned(self, *arguments: str, config: str = SMOKE, **environment: str) -> dict[str, int]:
         """Job counts that a dry run plans, without `all`; empty when nothing is to be done."""
         done = self.snakemake("--dry-run", "--quiet", "host", *arguments, config=config, **environment)

@@ -177,6 +177,12 @@ def save_adapter(model: PeftModel, arm: str | Path, identity: dict) -> dict:
     return identity
 
 
+def adapter_files(arm: str | Path) -> dict[str, Path]:
+    """The three files of an adapter, for the manifest: `arm` (arm.json), weights, and PEFT's configuration."""
+    folder = Path(arm).parent
+    return {"adapter": Path(arm), "weights": folder / ADAPTER, "config": folder / CONFIG}
+
+
 def prepare_training(model: PeftModel, dropout: float, gradient_checkpointing: bool) -> None:
     """What must be alike in all arms before a Trainer gets the model.
 

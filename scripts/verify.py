@@ -1,0 +1,170 @@
+"""Rule verify: does a study hold what its manifests say, all of it, and nothing else?
+
+    snakemake verify --configfile mine.yaml
+
+Walks from the report back to the raw data. The jobs that must have made the study come from the rules and the
+configuration (--jobs), never from the results. One line a fault, and exit code 1 if there is any:
+
+- a file is missing, changed since it was made or read, or foreign: no job of this configuration makes it;
+- a manifest is missing, breaks arms/manifest.schema.json, or is of another job, configuration or code;
+- two manifests disagree: a job read another content than the job before it wrote;
+- a version is off the lock, the lock is another one, or tracked files had uncommitted changes.
+
+Not found: a report forged together with its manifest, since no later job reads it. Publish its sha256.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import jsonschema
+
+from arms.files import UserError, exit_with_message, read_json, sha256_file
+from arms.manifest import flat, pinned_versions, portable
+
+SCHEMA = Path(__file__).parent / "arms" / "manifest.schema.json"
+sha256 = cache(sha256_file)
+pins = cache(pinned_versions)
+
+
+def main() -> None:
+    """Check each manifest, the files that it names, what all have in common, and the folder; print and count."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", required=True, metavar="FILE", help="manifest -> {job, lock, inputs, outputs}, JSON")
+    parser.add_argument("--results", required=True, metavar="DIR", help="folder of the study")
+    args = parser.parse_args()
+    jobs, results = read_json(args.jobs), Path(args.results)
+
+    faults, manifests = [], {}
+    for path, expected in jobs.items():
+        try:
+            manifests[path] = read_valid(path, expected["job"])
+        except UserError as error:
+            faults.append(str(error))
+    if not any(map(Path.exists, map(Path, jobs))):
+        raise UserError(f"{results}: not one manifest of this study; run it first")
+    written = {
+        entry["path"]: (entry["sha256"], path)
+        for path, manifest in manifests.items()
+        for entry in manifest["outputs"].values()
+    }
+    for path, manifest in manifests.items():
+        faults += difference_faults(path, jobs[path]["job"], manifest)
+        faults += output_faults(path, jobs[path], manifest)
+        faults += input_faults(path, jobs, manifest, written)
+    faults += shared_faults(jobs, manifests)
+    known = {Path(name) for path, expected in jobs.items() for name in [path, *expected["outputs"]]}
+    folders = {folder for path in known for folder in path.parents}
+    faults += [f"{path}: foreign; no job of this configuration makes it" for path in foreign(results, known, folders)]
+
+    for fault in (faults := list(dict.fromkeys(faults))):
+        print(fault)
+    outside_git = sum(manifest["git"]["sha"] is None for manifest in manifests.values())
+    if outside_git:
+        print(f"note: {outside_git} of {len(jobs)} jobs ran outside a git repository, so their commit is not known")
+    if faults:
+        sys.exit(f"{results}: {len(faults)} fault{'s' * (len(faults) > 1)}")
+    count = sum(len(expected["outputs"]) for expected in jobs.values())
+    print(f"{results}: OK; {count} targets of {len(jobs)} jobs, from the report back to the raw data")
+
+
+def read_valid(path: str, job: dict) -> dict:
+    """The manifest of `job`; UserError if it is missing, breaks the schema, or is that of another job."""
+    if not Path(path).is_file():
+        raise UserError(f"{path}: missing; the manifest of {label(job)}")
+    manifest = read_json(path)
+    error = next(jsonschema.Draft202012Validator(read_json(SCHEMA)).iter_errors(manifest), None)
+    if error:
+        raise UserError(f"{path}: not a valid manifest: {'.'.join(map(str, error.path))}: {error.message[:200]}")
+    if (manifest["rule"], manifest["wildcards"]) != (job["rule"], job["wildcards"]):
+        raise UserError(f"{path}: the manifest of {label(manifest)} in the place of {label(job)}")
+    return manifest
+
+
+def difference_faults(path: str, job: dict, manifest: dict) -> Iterator[str]:
+    """Settings or code that this configuration and these programs do not have."""
+    found, expected = flat(manifest["settings"]), flat(job["settings"])
+    names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
+    if names:
+        shown = ", ".join(f"{name} was {found.get(name)!r}, is {expected.get(name)!r}" for name in names[:3])
+        yield f"{path}: made by another configuration: {shown}{' ...' * (len(names) > 3)}"
+    if manifest["code"] != job["code"]:
+        yield f"{path}: made by other code: digest {manifest['code']}, the programs here have {job['code']}"
+
+
+def output_faults(path: str, expected: dict, manifest: dict) -> Iterator[str]:
+    """Outputs of one job that are missing, not recorded, or not what its manifest says."""
+    recorded = {entry["path"]: entry["sha256"] for entry in manifest["outputs"].values()}
+    for name in map(portable, expected["outputs"]):
+        if not Path(name).exists():
+            yield f"{name}: missing; {label(manifest)} made it"
+        elif name not in recorded:
+            yield f"{path}: does not record the output {name}"
+        elif sha256(name) != recorded[name]:
+            yield f"{name}: changed since {label(manifest)} made it"
+
+
+def input_faults(path: str, jobs: dict, manifest: dict, written: dict[str, tuple[str, str]]) -> Iterator[str]:
+    """Inputs of one job that are missing, not recorded, or not what was written before or is there now.
+
+    written: file -> (sha256, manifest) as the manifests of the jobs before say; raw data and manifests are in none.
+    """
+    recorded = {entry["path"]: entry["sha256"] for entry in manifest["inputs"].values()}
+    for name in map(portable, jobs[path]["inputs"]):
+        if name not in recorded:
+            yield f"{path}: does not record the input {name}"
+        elif name in written:
+            digest, maker = written[name]
+            if digest != recorded[name]:
+                yield f"{path}: disagrees with {maker}: read another {name} than was written"
+        elif not Path(name).exists():
+            if name not in jobs:  # a missing manifest has been told already
+                yield f"{name}: missing; {label(manifest)} read it"
+        elif sha256(name) != recorded[name]:
+            yield f"{name}: changed since {label(manifest)} read it"
+
+
+def shared_faults(jobs: dict, manifests: dict) -> list[str]:
+    """Faults that many jobs share, each told once: another lock, versions off the lock, a dirty working tree."""
+    found: dict[str, list[str]] = {}
+    for path, manifest in manifests.items():
+        lock, versions = jobs[path]["lock"], manifest["versions"]
+        if manifest["lock"] is None or manifest["lock"]["sha256"] != sha256(lock):
+            found.setdefault(f"the environment was not checked against this {lock}", []).append(path)
+        for name, version in pins(lock).items():
+            if versions.get(name) != version:
+                allowed = " (allow_off_lock)" if name in manifest["off_lock"] else ""
+                fault = f"{name} {versions.get(name, 'not recorded')} is off the lock: {lock} pins {version}{allowed}"
+                found.setdefault(fault, []).append(path)
+        if manifest["git"]["dirty"]:
+            fault = f"ran with uncommitted changes on top of commit {manifest['git']['sha'][:12]}"
+            found.setdefault(fault, []).append(path)
+    return [
+        f"{paths[0]}: {fault}{f'; so did {len(paths) - 1} more jobs' * (len(paths) > 1)}"
+        for fault, paths in found.items()
+    ]
+
+
+def foreign(folder: Path, known: set[Path], folders: set[Path], top: bool = True) -> Iterator[Path]:
+    """What no job makes, whole folders as one; logs, benchmarks and the checkpoints of running jobs are let be."""
+    unlisted = {"checkpoints", *(["logs", "benchmarks"] if top else [])}
+    for path in sorted(folder.iterdir()):
+        if path in known or (path.is_dir() and path.name in unlisted):
+            continue
+        if path in folders and path.is_dir():
+            yield from foreign(path, known, folders, top=False)
+        else:
+            yield path
+
+
+def label(job: dict) -> str:
+    """A job in words: its rule and wildcards."""
+    return " ".join([job["rule"], *(f"{name}={value}" for name, value in job["wildcards"].items())])
+
+
+if __name__ == "__main__":
+    exit_with_message(main)
