@@ -28,6 +28,15 @@ def test_a_fresh_clone_plans_every_job(clone, config, jobs):
     assert clone.planned(config=config) == jobs
 
 
+def test_lists_of_the_recipe_add_variants_that_share_everything_before_dpo(clone):
+    clone.edit("config/smoke.yaml", "dpo:\n", "dpo:\n  beta: [0.1, 0.3]\n  loss_type: [sigmoid, ipo]\n")
+    planned = clone.planned()
+    more = {"train_dpo": 16, "check_parity": 4, "score_pairs": 22, "generate": 19, "grade": 19, "compare": 4}
+    assert planned == {**SMOKE_JOBS, **more}
+    done = clone.snakemake("--dry-run")
+    assert "results/smoke/sft_dpo-beta~0.3-loss_type~ipo-seed2/adapter/arm.json" in done.stdout
+
+
 def test_a_real_run_without_environments_says_what_to_do(clone):
     (clone.folder / ".envs").unlink()
     done = clone.snakemake("--cores", "1")

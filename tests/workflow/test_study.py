@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 
 import pandas
 import pytest
@@ -64,6 +66,32 @@ EDITS = {
     "a comment in the config": (SMOKE, "seeds: [1, 2]", "seeds: [1, 2]  # two", {}),
     "dpo.beta": (SMOKE, "dpo:\n", "dpo:\n  beta: 0.2\n", BELOW_DPO),
     "dpo.learning_rate": (SMOKE, "1.0e-3", "1.1e-3", BELOW_DPO),
+    "a second dpo.beta": (SMOKE, "dpo:\n", "dpo:\n  beta: [0.1, 0.3]\n", {**BELOW_DPO}),
+    "keys in another order": (
+        SMOKE,
+        "  learning_rate: 1.0e-3\n  batch_size: 16\n",
+        "  batch_size: 16\n  learning_rate: 1.0e-3\n",
+        {},
+    ),
+    "two values of a stage swapped": (
+        SMOKE,
+        "max_new_tokens: 16\n  batch_size: 128",
+        "max_new_tokens: 128\n  batch_size: 16",
+        {"generate": 7, "grade": 7, **STATISTICS},
+    ),
+    "sft_dpo.start": (
+        SMOKE,
+        "tokens:\n",
+        "sft_dpo: {start: fresh}\n\ntokens:\n",
+        {"train_dpo": 2, "check_parity": 1, "score_pairs": 2, "generate": 2, "grade": 2, **STATISTICS},
+    ),
+    "how often to save": (SMOKE, "checkpoint_minutes: 0", "checkpoint_minutes: 5", {}),
+    "a package of one environment": (
+        "envs/grade.yaml",
+        "--hash=",
+        "--hash=sha256:0 --hash=",
+        {"grade": 7, **STATISTICS},
+    ),
     "sft.learning_rate": (
         SMOKE,
         "2.0e-3",
@@ -104,6 +132,21 @@ def test_an_edit_plans_exactly_what_depends_on_it(finished, case):
     finally:
         (finished.folder / name).write_bytes(kept)
     assert finished.planned() == {}
+
+
+def test_a_new_commit_is_no_reason_to_run(finished):
+    def git(*arguments):
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *arguments], cwd=finished.folder, check=True)
+
+    try:
+        git("init", "--quiet")
+        git("add", "--all", ":!.envs", ":!results")
+        git("commit", "--quiet", "--message", "first")
+        assert finished.planned() == {}
+        git("commit", "--quiet", "--allow-empty", "--message", "second")
+        assert finished.planned() == {}
+    finally:
+        shutil.rmtree(finished.folder / ".git")
 
 
 def test_another_heldout_prompt_trains_nothing(finished):
