@@ -9,7 +9,7 @@ from pathlib import Path
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
 TRAINED = ("sft", "sft_dpo", "dpo_only")
-FIGURES = ("forest", "arms", "seeds", "categories", "curves")
+FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
 STATISTICS = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
 METRICS = ("pref_acc", "pass_rate", "logp_margin")
 RUNS = ["base", *(f"{arm}-seed{seed}" for arm in TRAINED for seed in config["seeds"])]

@@ -7,6 +7,7 @@ rule plot:
         contrasts="<results>/stats/contrasts.parquet",
         arm_means="<results>/stats/arm_means.parquet",
         seed_effects="<results>/stats/seed_effects.parquet",
+        projection="<results>/stats/projection.parquet",
         decision="<results>/stats/decision.json",
         curves=expand("<results>/{arm}-seed{seed}/curves.parquet", arm=TRAINED, seed=config["seeds"]),
         env="envs/stats.yaml",

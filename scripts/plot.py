@@ -1,10 +1,11 @@
-"""Rule plot: five figures of the study, each as SVG for the report and PNG for slides.
+"""Rule plot: the figures of the study, each as SVG for the report and PNG for slides.
 
     python scripts/plot.py --job '{"rule": "plot", "settings": {}}' --lock envs/stats.yaml --manifest M.json \
         --stats results/demo/stats --curves results/demo/*/curves.parquet --figures results/demo/figures
 
 forest: paired differences. arms: mean of each arm. seeds: differences seed by seed. categories: differences by prompt
-category. curves: training. The program sits below the names that figures and report share. Equal inputs, equal bytes.
+category. power: would more prompts or more seeds help? curves: training. The program sits below the names that figures
+and report share. Equal inputs, equal bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ METRICS = {
     "pass_rate": "Graded pass rate",
     "logp_margin": "Log-probability margin",
 }
+UNITS = {"logp_margin": "nats per token"}
 INK, GREY, PALE = "#1a1a1a", "#767676", "#e4e4e4"
 
 
@@ -50,15 +52,17 @@ def main() -> None:
     matplotlib.use("Agg")
     matplotlib.rcParams.update(style())
     stats = Path(args.stats)
-    tables = {name: stats / f"{name}.parquet" for name in ("contrasts", "arm_means", "seed_effects")}
-    contrasts, arm_means, seed_effects = (read_frame(path) for path in tables.values())
-    metrics = metric_order(contrasts, read_json(stats / "decision.json")["primary_metric"])
+    tables = {name: stats / f"{name}.parquet" for name in ("contrasts", "arm_means", "seed_effects", "projection")}
+    contrasts, arm_means, seed_effects, projection = (read_frame(path) for path in tables.values())
+    decision = read_json(stats / "decision.json")
+    metrics = metric_order(contrasts, decision["primary_metric"])
     overall = contrasts[contrasts["group_kind"] == "overall"]
     figures = {
-        "forest": draw_forest(overall, metrics),
+        "forest": draw_forest(overall, decision, metrics),
         "arms": draw_arms(arm_means[arm_means["group_kind"] == "overall"], overall, metrics),
         "seeds": draw_seeds(seed_effects[seed_effects["group_kind"] == "overall"], overall, metrics),
         "categories": draw_categories(contrasts[contrasts["group_kind"] == "category"], metrics),
+        "power": draw_power(projection, overall[overall["metric"] == metrics[0]]),
         "curves": draw_curves(read_curves(args.curves)),
     }
     outputs = {}
@@ -92,9 +96,9 @@ def metric_order(contrasts, primary: str) -> list[str]:
     return sorted(contrasts["metric"].unique(), key=lambda name: (ranks.get(name, len(ranks)), name))
 
 
-def unit(kind: str) -> tuple[float, str]:
-    """(factor, unit) in which differences of a metric are shown: percentage points, or nats for log-probabilities."""
-    return (100.0, "percentage points") if kind == "binary" else (1.0, "nats per token")
+def unit(metric: str, kind: str) -> tuple[float, str]:
+    """(factor, unit) in which differences of a metric are shown; a metric that is not ours has no name for its unit."""
+    return (100.0, "percentage points") if kind == "binary" else (1.0, UNITS.get(metric, ""))
 
 
 def number(value: float, factor: float, signed: bool = True) -> str:
@@ -173,11 +177,14 @@ def contrast_names(rows) -> list[str]:
 
 
 # Places across the forest plot, as shares of its width: the panels, and the columns of text beside them.
-FOREST = {"left": 0.295, "right": 0.715, "name": 0.012, "difference": 0.73, "adj. p": 0.815, "verdict": 0.883}
+FOREST = {"left": 0.285, "right": 0.66, "name": 0.012, "difference": 0.675, "adj. p": 0.755, "verdict": 0.83}
 
 
-def draw_forest(overall, metrics: list[str]):
-    """Differences with both intervals, one panel a metric; adjusted p and verdict stand beside each row."""
+def draw_forest(overall, decision: dict, metrics: list[str]):
+    """Differences with both intervals, one panel a metric; adjusted p and verdict stand beside each row.
+
+    overall: rows of contrasts.parquet over all prompts. decision: of the same study.
+    """
     from matplotlib import pyplot
 
     names = contrast_names(overall)
@@ -192,12 +199,11 @@ def draw_forest(overall, metrics: list[str]):
         n, seeds = rows["n_prompts"].iloc[0], rows["n_seeds"].iloc[0]
         top = {"y": (bottom + body + 0.1) / height, "va": "baseline"}
         figure.text(FOREST["name"], s=title(metric), weight="bold", fontsize=9, **top)
-        size = f"n = {n} prompts, {seeds} training seed{'' if seeds == 1 else 's'}"
+        size = f"n = {n} prompts, {f'{seeds} training seeds' if seeds > 1 else 'one run of each'}"
         figure.text(FOREST["left"], s=size, color=GREY, fontsize=7, **top)
         for column in ("difference", "adj. p", "verdict"):
             figure.text(FOREST[column], s=column, color=GREY, fontsize=7, **top)
-    scopes = {family: rows["scope"].iloc[0] for family, rows in overall.groupby("family")}
-    figure.text(FOREST["name"], 0.1 / height, forest_key(scopes), fontsize=7, color=GREY, linespacing=1.4)
+    figure.text(FOREST["name"], 0.1 / height, forest_key(overall, decision), fontsize=7, color=GREY, linespacing=1.4)
     return figure
 
 
@@ -205,7 +211,7 @@ def draw_forest_panel(axis, rows) -> None:
     """One metric: a row for each contrast, primary ones above the line."""
     from matplotlib.transforms import blended_transform_factory
 
-    factor, label = unit(rows["kind"].iloc[0])
+    factor, label = unit(rows["metric"].iloc[0], rows["kind"].iloc[0])
     margin = rows["margin"].iloc[0]
     note = "" if math.isnan(margin) else f"; shaded: ±{margin * factor:g}, too small to matter"
     if note:
@@ -232,7 +238,9 @@ def draw_forest_row(axis, place: int, row, factor: float, beside) -> None:
     marker = {"marker": "D" if primary else "o", "ms": 5.5 if primary else 5, "mew": 1.1}
     axis.plot(row.estimate * factor, place, color=colour, mfc=colour if claim else "white", **marker)
     text = {"transform": beside, "va": "center"}
-    name, question = CONTRASTS.get(row.contrast, (row.contrast, ""))
+    # Of other models than the study's, each gets a line: "model-b" above "− model-a".
+    first, minus, other = row.contrast.partition(" − ")
+    name, question = CONTRASTS.get(row.contrast, (first, (minus + other).strip()))
     axis.text(FOREST["name"], place - 0.17, name, weight="bold" if primary else "normal", **text)
     axis.text(FOREST["name"], place + 0.23, question, color=GREY, fontsize=7, **text)
     axis.text(FOREST["difference"], place, number(row.estimate, factor), **text)
@@ -240,14 +248,21 @@ def draw_forest_row(axis, place: int, row, factor: float, beside) -> None:
     axis.text(FOREST["verdict"], place, verdict_words(row.verdict), weight="bold" if claim else "normal", **text)
 
 
-def forest_key(scopes: dict[str, str]) -> str:
+def forest_key(overall, decision: dict) -> str:
     """The lines below the forest plot."""
+    level = f"{100 * decision['confidence']:g}%"
+    exploratory = "EXPLORATORY: the analysis plan was changed after scores existed. " if decision["exploratory"] else ""
+    filled = "Filled and black: a verdict after adjustment; open and grey: none."
+    if overall["ci_method_lo"].isna().all():
+        return f"{exploratory}{level} intervals over prompts, for these checkpoints only. {filled}"
+    scopes = {family: rows["scope"].iloc[0] for family, rows in overall.groupby("family")}
     what = {"method": "the recipe (thin)", "checkpoint": "these checkpoints (thick)"}
     rests = [f"{family} on {what[scopes[family]]}" for family in ("primary", "secondary") if family in scopes]
     return (
-        "95% intervals: thick = these checkpoints (prompts vary), thin = the recipe (prompts and seeds vary).\n"
+        f"{exploratory}{level} intervals: thick = these checkpoints (prompts vary), thin = the recipe (prompts and "
+        "seeds vary).\n"
         f"Verdicts rest: {', '.join(rests)}. Diamonds above the line: primary contrasts.\n"
-        "Filled and black: a verdict after adjustment; open and grey: none."
+        f"{filled}"
     )
 
 
@@ -256,7 +271,7 @@ def draw_arms(means, overall, metrics: list[str]):
     figure, axes = new_figure(7.6, 2.1, 1, len(metrics), sharey=True)
     places = {arm: place for place, arm in enumerate(ARMS)}
     for axis, metric in zip(axes, metrics, strict=True):
-        factor, label = unit(overall.loc[overall["metric"] == metric, "kind"].iloc[0])
+        factor, label = unit(metric, overall.loc[overall["metric"] == metric, "kind"].iloc[0])
         for row in means[means["metric"] == metric].itertuples():
             place, colour = places[row.arm], COLOURS[row.arm]
             if row.level == "seed":
@@ -288,7 +303,7 @@ def draw_seeds(effects, overall, metrics: list[str]):
     shades = {seed: colormaps["viridis"](0.85 * i / max(1, len(seeds) - 1)) for i, seed in enumerate(seeds)}
     figure, axes = new_figure(7.6, 0.34 * len(names) + 0.95, 1, len(metrics), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
-        factor, label = unit(overall.loc[overall["metric"] == metric, "kind"].iloc[0])
+        factor, label = unit(metric, overall.loc[overall["metric"] == metric, "kind"].iloc[0])
         axis.axvline(0, color=INK, lw=0.7)
         for place, name in enumerate(names):
             own = effects[(effects["metric"] == metric) & (effects["contrast"] == name)]
@@ -332,7 +347,7 @@ def draw_heat_map(axis, rows, names: list[str], metric: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.patches import Rectangle
 
-    factor, label = unit(rows["kind"].iloc[0])
+    factor, label = unit(rows["metric"].iloc[0], rows["kind"].iloc[0])
     groups = sorted(rows["group"].unique())
     largest = max(rows.loc[rows["family"].notna(), "estimate"].abs().max(), 1e-9)
     colours = LinearSegmentedColormap.from_list("loss to gain", ["#c4531d", "#f0b28c", "#ffffff", "#8fc1e0", "#1f6aa5"])
@@ -366,6 +381,52 @@ def draw_heat_map(axis, rows, names: list[str], metric: str) -> None:
 def wrapped(contrast: str) -> str:
     """A contrast's name on two lines, for a narrow column."""
     return CONTRASTS.get(contrast, (contrast,))[0].replace(" − ", "\n− ")
+
+
+def draw_power(projection, rows):
+    """Smallest difference that other numbers of prompts and seeds would find, for each primary contrast.
+
+    projection: of all metrics. rows: the overall contrasts of the primary metric, primary family or not.
+    """
+    from matplotlib import colormaps
+
+    rows = rows[rows["family"] == "primary"]
+    names = contrast_names(rows)
+    factor, label = unit(rows["metric"].iloc[0], rows["kind"].iloc[0])
+    figure, axes = new_figure(7.8, 2.75, 1, len(names), sharey=True)
+    handles = {}
+    for axis, name in zip(axes, names, strict=True):
+        row = rows[rows["contrast"] == name].iloc[0]
+        grid = projection[projection["hypothesis_id"] == row["hypothesis_id"]]
+        if row["margin"] == row["margin"]:
+            axis.axhspan(0, row["margin"] * factor, color="#f0e442", alpha=0.28, lw=0)
+        counts = sorted(grid.loc[grid["mde_method"].notna(), "n_seeds"].unique())
+        for i, seeds in enumerate(counts):
+            own = grid[grid["n_seeds"] == seeds].sort_values("n_prompts")
+            line = {
+                "color": colormaps["viridis"](0.85 * i / max(1, len(counts) - 1)),
+                "marker": "o",
+                "ms": 3,
+                "lw": 1.3,
+            }
+            handles[f"{seeds} seeds"] = axis.plot(own["n_prompts"], own["mde_method"] * factor, **line)[0]
+        here = grid[grid["n_seeds"] == row["n_seeds"]].sort_values("n_prompts")
+        style = {"color": INK, "lw": 1, "ls": (0, (4, 2))}
+        handles["these checkpoints"] = axis.plot(here["n_prompts"], here["mde_ckpt"] * factor, **style)[0]
+        now = here[here["prompts_factor"] == 1]
+        column = "mde_method" if row["scope"] == "method" else "mde_ckpt"
+        ring = {"ls": "", "marker": "o", "ms": 8, "mfc": "none", "mec": INK, "mew": 1.2}
+        handles["this study"] = axis.plot(now["n_prompts"], now[column] * factor, **ring)[0]
+        prompts = sorted(grid["n_prompts"].unique())
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(prompts, [str(n) for n in prompts])
+        axis.minorticks_off()
+        axis.set_xlabel("prompts")
+        axis.set_title(CONTRASTS.get(name, (name,))[0])
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylabel(f"smallest difference found\nwith 80% power ({label})")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+    return figure
 
 
 DPO = ("sft_dpo", "dpo_only")

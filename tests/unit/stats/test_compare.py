@@ -298,7 +298,7 @@ def test_two_models_of_ones_own(copy, monkeypatch):
     plan = PLAN | {"contrasts": {"b-a": {"model-b": 1, "model-a": -1}}, "primary_contrasts": ["b-a"]}
     decision = run(monkeypatch, copy, plan=plan | {"primary_scope": "checkpoint"})
     assert decision["decision"] is None
-    assert decision["headline"].startswith("Model-b is better than model-a on pref_acc: +")
+    assert decision["headline"].startswith("On pref_acc, model-b is better than model-a: +")
 
 
 def duplicate_in_another_file(folder):
