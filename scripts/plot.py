@@ -47,10 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     job = Job(args)
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update(style())
+    use_style()
     stats = Path(args.stats)
     tables = {name: stats / f"{name}.parquet" for name in ("contrasts", "arm_means", "seed_effects", "projection")}
     contrasts, arm_means, seed_effects, projection = (read_frame(path) for path in tables.values())
@@ -67,11 +64,7 @@ def main() -> None:
     }
     outputs = {}
     for name, figure in figures.items():
-        figure.draw_without_rendering()  # solves the layout, once for both files
-        figure.set_layout_engine("none")
-        for kind in ("svg", "png"):
-            outputs[f"{name}_{kind}"] = path = Path(args.figures) / f"{name}.{kind}"
-            save(figure, path)
+        outputs |= save(figure, Path(args.figures), name)
     job.say(f"{len(figures)} figures of {len(metrics)} metrics")
     inputs = {**tables, "decision": stats / "decision.json", **{path: path for path in args.curves}}
     job.finish(inputs=inputs, outputs=outputs)
@@ -142,12 +135,45 @@ def style() -> dict[str, object]:
     return text | thin | sizes | axes | spines | fixed
 
 
-def save(figure, path: Path) -> None:
-    """Write a figure atomically, without a date."""
-    svg = path.suffix == ".svg"
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if svg else {"Software": None}
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=200, metadata=metadata, facecolor="none" if svg else "white")
+def save(figure, folder: Path, name: str) -> dict[str, Path]:
+    """Write a figure as SVG and PNG, atomically and without a date; {name_svg, name_png: path}."""
+    figure.draw_without_rendering()  # solves the layout, once for both files
+    figure.set_layout_engine("none")
+    outputs = {f"{name}_{kind}": folder / f"{name}.{kind}" for kind in ("svg", "png")}
+    for path in outputs.values():
+        svg = path.suffix == ".svg"
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if svg else {"Software": None}
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=200, metadata=metadata, facecolor="none" if svg else "white")
+    return outputs
+
+
+def use_style() -> None:
+    """Draw without a screen, in the style of the figures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update(style())
+
+
+def save_forest(contrasts, decision: dict, folder: Path) -> None:
+    """The forest plot of a comparison outside the workflow: its contrasts, and with a single one also every category.
+
+    contrasts: contrasts.parquet. Writes FOLDER/forest.svg and forest.png.
+    """
+    use_style()
+    rows, labels = contrasts[contrasts["group_kind"] == "overall"], {}
+    for name in rows["contrast"].unique():
+        first, minus, other = name.partition(" − ")
+        labels[name] = first, minus.strip() + " " + other
+    if contrasts["contrast"].nunique() == 1:
+        rows = contrasts.assign(
+            contrast=contrasts["contrast"].where(contrasts["group_kind"] == "overall", contrasts["group"])
+        )
+        sizes = rows[rows["group_kind"] == "category"].groupby("contrast")["n_prompts"].first()
+        labels |= {group: (group.replace("_", " "), f"n = {n}") for group, n in sizes.items()}
+    figure = draw_forest(rows, decision, metric_order(contrasts, decision["primary_metric"]), labels)
+    save(figure, folder, "forest")
 
 
 def new_figure(width: float, height: float, rows: int, columns: int, **options):
@@ -180,10 +206,10 @@ def contrast_names(rows) -> list[str]:
 FOREST = {"left": 0.285, "right": 0.66, "name": 0.012, "difference": 0.675, "adj. p": 0.755, "verdict": 0.83}
 
 
-def draw_forest(overall, decision: dict, metrics: list[str]):
+def draw_forest(overall, decision: dict, metrics: list[str], labels: dict[str, tuple[str, str]] = CONTRASTS):
     """Differences with both intervals, one panel a metric; adjusted p and verdict stand beside each row.
 
-    overall: rows of contrasts.parquet over all prompts. decision: of the same study.
+    overall: rows of contrasts.parquet over all prompts. decision: of the same study. labels: contrast -> two lines.
     """
     from matplotlib import pyplot
 
@@ -195,8 +221,8 @@ def draw_forest(overall, decision: dict, metrics: list[str]):
         bottom = height - (head + body + foot) * i + foot
         axis = figure.add_axes((FOREST["left"], bottom / height, FOREST["right"] - FOREST["left"], body / height))
         rows = in_order(overall[overall["metric"] == metric], "contrast", names)
-        draw_forest_panel(axis, rows)
-        n, seeds = rows["n_prompts"].iloc[0], rows["n_seeds"].iloc[0]
+        draw_forest_panel(axis, rows, labels)
+        n, seeds = rows["n_prompts"].max(), rows["n_seeds"].iloc[0]
         top = {"y": (bottom + body + 0.1) / height, "va": "baseline"}
         figure.text(FOREST["name"], s=title(metric), weight="bold", fontsize=9, **top)
         size = f"n = {n} prompts, {f'{seeds} training seeds' if seeds > 1 else 'one run of each'}"
@@ -207,7 +233,7 @@ def draw_forest(overall, decision: dict, metrics: list[str]):
     return figure
 
 
-def draw_forest_panel(axis, rows) -> None:
+def draw_forest_panel(axis, rows, labels: dict[str, tuple[str, str]]) -> None:
     """One metric: a row for each contrast, primary ones above the line."""
     from matplotlib.transforms import blended_transform_factory
 
@@ -219,7 +245,7 @@ def draw_forest_panel(axis, rows) -> None:
     axis.axvline(0, color=INK, lw=0.7)
     beside = blended_transform_factory(axis.figure.transFigure, axis.transData)
     for place, row in enumerate(rows.itertuples()):
-        draw_forest_row(axis, place, row, factor, beside)
+        draw_forest_row(axis, place, row, factor, beside, labels[row.contrast])
     primary = (rows["family"] == "primary").sum()
     if 0 < primary < len(rows):
         ends = [FOREST["name"], 1 - FOREST["name"]]
@@ -228,7 +254,7 @@ def draw_forest_panel(axis, rows) -> None:
     axis.spines["left"].set_visible(False)
 
 
-def draw_forest_row(axis, place: int, row, factor: float, beside) -> None:
+def draw_forest_row(axis, place: int, row, factor: float, beside, label: tuple[str, str]) -> None:
     """One contrast: its name and question, point and intervals, and what follows from them."""
     primary, claim = row.family == "primary", row.verdict not in ("inconclusive", "not_testable")
     colour = INK if claim else "#8c8c8c"
@@ -239,10 +265,8 @@ def draw_forest_row(axis, place: int, row, factor: float, beside) -> None:
     axis.plot(row.estimate * factor, place, color=colour, mfc=colour if claim else "white", **marker)
     text = {"transform": beside, "va": "center"}
     # Of other models than the study's, each gets a line: "model-b" above "− model-a".
-    first, minus, other = row.contrast.partition(" − ")
-    name, question = CONTRASTS.get(row.contrast, (first, (minus + other).strip()))
-    axis.text(FOREST["name"], place - 0.17, name, weight="bold" if primary else "normal", **text)
-    axis.text(FOREST["name"], place + 0.23, question, color=GREY, fontsize=7, **text)
+    axis.text(FOREST["name"], place - 0.17, label[0], weight="bold" if primary else "normal", **text)
+    axis.text(FOREST["name"], place + 0.23, label[1], color=GREY, fontsize=7, **text)
     axis.text(FOREST["difference"], place, number(row.estimate, factor), **text)
     axis.text(FOREST["adj. p"], place, p_value(row.p_adj), **text)
     axis.text(FOREST["verdict"], place, verdict_words(row.verdict), weight="bold" if claim else "normal", **text)

@@ -634,7 +634,7 @@ class _Tables:
                 f"{'is' if n_seeds == 1 else 'are'} {n_seeds}. All claims are about these checkpoints only."
             )
         elif n_seeds == 1:
-            parts.append("One training seed: claims about these checkpoints only.")
+            parts.append("One run of each: all claims are about these checkpoints only.")
         if self.dropped:
             parts.append("Training seeds that not all arms have were left out (dropped_seeds).")
         planned = set(self.plan.train_seeds or ())

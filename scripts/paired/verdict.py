@@ -71,14 +71,15 @@ def describe_contrast(weights: dict[str, int]) -> str:
     """A contrast in words: "SFT→DPO minus SFT"."""
     if _is_interaction(weights):
         return "the gain of DPO after SFT minus its gain alone"
-    plus = " + ".join(_term(arm, k) for arm, k in weights.items() if k > 0)
-    minus = " + ".join(_term(arm, -k) for arm, k in weights.items() if k < 0)
+    plus = " + ".join(_term(arm, weights) for arm, k in weights.items() if k > 0)
+    minus = " + ".join(_term(arm, weights) for arm, k in weights.items() if k < 0)
     return f"{plus} minus {minus}"
 
 
-def _term(arm: str, weight: int) -> str:
-    name = ARM_NAMES.get(arm, arm)
-    return name if weight == 1 else f"{weight}×{name}"
+def _term(arm: str, weights: dict[str, int]) -> str:
+    """An arm with its coefficient; in a comparison with other models, "base" is only somebody's name for one."""
+    name = ARM_NAMES[arm] if weights.keys() <= ARM_NAMES.keys() else arm
+    return name if abs(weights[arm]) == 1 else f"{abs(weights[arm])}×{name}"
 
 
 def _is_interaction(weights: dict[str, int]) -> bool:
@@ -249,7 +250,7 @@ def _comparison(weights: dict[str, int], kind: str) -> str:
         return f"DPO gains {'more' if better else 'less'} after SFT than alone"
     if sorted(weights.values()) == [-1, 1]:
         plus, minus = (next(arm for arm, k in weights.items() if k == sign) for sign in (1, -1))
-        return f"{_term(plus, 1)} is {'better' if better else 'worse'} than {_term(minus, 1)}"
+        return f"{_term(plus, weights)} is {'better' if better else 'worse'} than {_term(minus, weights)}"
     return f"{describe_contrast(weights)} is {'to the good' if better else 'to the bad'}"
 
 
