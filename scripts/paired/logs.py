@@ -1,8 +1,8 @@
 """Scores from the logs of evaluation tools, and from one plain table, in the form of the data contract.
 
 Logs of lm-evaluation-harness (as 0.4.13 writes them with --log_samples) and inspect_ai (.eval and .json, as 0.3.285
-writes them) are read as files; neither tool is needed. Every run must have answered the same items: an item that one run lacks, or whose text
-or target differs, is an error that names it. Nothing is ever joined silently.
+writes them) are read as files; neither tool is needed. Every run must have answered the same items: an item that one
+run lacks, or whose text or target differs, is an error that names it. Nothing is ever joined silently.
 """
 
 from __future__ import annotations
@@ -45,6 +45,7 @@ class Run:
 
     items: by prompt id. rows: (prompt id, sample, metric, value, status, sha256 of the output); of a sample that failed
     before it was scored, metric and value are None. versions: task -> version. lower: metrics of which less is better.
+    graded: metrics given as correct, partly correct or incorrect.
     """
 
     arm: str
@@ -53,6 +54,7 @@ class Run:
     rows: list[tuple] = field(default_factory=list)
     versions: dict[str, object] = field(default_factory=dict)
     lower: set[str] = field(default_factory=set)
+    graded: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -175,6 +177,8 @@ def _add_inspect_sample(sample: dict, task: str, run: Run) -> None:
                     number = float(part)
                 except ValueError:
                     continue  # a text is no score; choosing this metric will say which items have none
+            if part in ("C", "P", "I", "N"):
+                run.graded.add(_safe(metric))
             if number is None or isinstance(number, int | float):
                 run.rows.append((prompt_id, epoch, _safe(metric), *_status(number, sample.get("error")), output))
     if sample.get("error") and not sample.get("scores"):
@@ -286,15 +290,16 @@ def choose_metrics(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
 def make_plan(runs: Sequence[Run], metrics: Sequence[str], margin: float | None = None) -> dict:
     """An analysis plan for logs: every later model minus every earlier one on the first metric is primary.
 
-    margin: smallest difference on the primary metric that matters, in its own unit. The kind of a metric follows from
-    all its values: 0 and 1 only is binary, halves between them ordinal, anything else continuous.
+    margin: smallest difference on the primary metric that matters, in its own unit. A metric with no value but 0 and 1
+    is binary; one with inspect's "partly correct" is ordinal in steps of a half; any other is continuous.
     """
     arms = list(dict.fromkeys(run.arm for run in runs))
     contrasts = {f"{b} − {a}": {b: 1, a: -1} for i, b in enumerate(arms) for a in arms[:i]}
     entries = {}
     for metric in metrics:
         values = {row[3] for run in runs for row in run.rows if row[2] == metric and row[3] is not None}
-        kind = "binary" if values <= {0, 1} else "ordinal" if values <= {0, 0.5, 1} else "continuous"
+        kind = "ordinal" if any(metric in run.graded for run in runs) else "continuous"
+        kind = "binary" if values <= {0, 1} else kind
         entries[metric] = {
             "kind": kind,
             "higher_is_better": not any(metric in run.lower for run in runs),
@@ -317,8 +322,8 @@ def make_plan(runs: Sequence[Run], metrics: Sequence[str], margin: float | None 
 def write_contract(runs: Sequence[Run], metrics: Iterable[str], folder: Path) -> None:
     """Write FOLDER/prompts.parquet and FOLDER/scores/metric=<name>/part-0.parquet.
 
-    Rows are sorted, so the order of the logs leaves no trace. A metric's prompts are those for which some run has it; a run without a value there has the status of its sample,
-    or judge_fail.
+    Rows are sorted, so the order of the logs leaves no trace. A metric's prompts are those for which some run has it; a
+    run without a value there has the status of its sample, or judge_fail.
     """
     items = sorted(runs[0].items.items())
     prompts = pd.DataFrame(
