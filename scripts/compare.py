@@ -96,7 +96,7 @@ def main() -> None:
             hypotheses=study.tables["contrasts"].num_rows,
         )
     else:
-        write_summary(study, Path(args.output), notes, say)
+        write_summary(study, plan.contrasts, Path(args.output), notes, say)
 
 
 def read_logs(args: argparse.Namespace, plan: dict | None) -> tuple[dict, list[str]]:
@@ -118,11 +118,11 @@ def read_logs(args: argparse.Namespace, plan: dict | None) -> tuple[dict, list[s
     return plan, notes
 
 
-def write_summary(study, folder: Path, notes: list[str], say) -> None:
+def write_summary(study, contrasts: dict, folder: Path, notes: list[str], say) -> None:
     """summary.md and the forest plot beside the tables, for use without the workflow."""
     from paired.summary import write_up
 
-    text = write_up(study, notes)
+    text = write_up(study, contrasts, notes)
     write_text(folder / "summary.md", text)
     say("\n" + text)
     # Loaded by name, so that the figures' code is no part of what decides the workflow's statistics (code_digest).

@@ -165,7 +165,7 @@ def save_forest(contrasts, decision: dict, folder: Path) -> None:
     rows, labels = contrasts[contrasts["group_kind"] == "overall"], {}
     for name in rows["contrast"].unique():
         first, minus, other = name.partition(" − ")
-        labels[name] = first, minus.strip() + " " + other
+        labels[name] = CONTRASTS.get(name, (first, f"{minus.strip()} {other}"))
     if contrasts["contrast"].nunique() == 1:
         rows = contrasts.assign(
             contrast=contrasts["contrast"].where(contrasts["group_kind"] == "overall", contrasts["group"])

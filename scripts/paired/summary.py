@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .contrasts import Study
-from .verdict import amount
+from .verdict import amount, describe_contrast
 
 VERDICTS = ("superior", "inferior", "equivalent", "inconclusive")
 
 
-def write_up(study: Study, notes: Sequence[str] = ()) -> str:
+def write_up(study: Study, contrasts: dict[str, dict[str, int]], notes: Sequence[str] = ()) -> str:
     """Markdown: the primary sentences, what else was tested, what was missing, how; then every tested row.
 
-    notes: sentences about the input that a reader should know.
+    contrasts: the plan's. notes: sentences about the input that a reader should know.
     """
     rows = study.tables["contrasts"].to_pylist()
     decision = study.decision
@@ -28,6 +28,8 @@ def write_up(study: Study, notes: Sequence[str] = ()) -> str:
         )
     text += notes
     text += [f"Attention: {note}." for note in decision["gate_notes"]]
+    if "plan_hash" not in decision["gates"]:
+        text.append("The analysis plan was not put on record before the scores existed.")
     if decision["banner"]:
         text.append(decision["banner"])
     text.append(
@@ -39,7 +41,7 @@ def write_up(study: Study, notes: Sequence[str] = ()) -> str:
     table = [
         f"| metric | prompts | comparison | n | difference | {level} CI | adjusted p | verdict |",
         "|---|---|---|---|---|---|---|---|",
-        *(_table_row(row) for row in sorted(rows, key=_order)),
+        *(_table_row(row, describe_contrast(contrasts[row["contrast"]])) for row in sorted(rows, key=_order)),
     ]
     return " ".join(text) + "\n\n" + "\n".join(table) + "\n"
 
@@ -48,7 +50,7 @@ def _order(row: dict) -> tuple:
     return row["family"] != "primary", row["metric"], row["group_kind"] != "overall", row["hypothesis_id"]
 
 
-def _table_row(row: dict) -> str:
+def _table_row(row: dict, comparison: str) -> str:
     points = row["kind"] == "binary"
     scope = "method" if row["scope"] == "method" else "ckpt"
     low, high = row[f"ci_{scope}_lo"], row[f"ci_{scope}_hi"]
@@ -57,7 +59,7 @@ def _table_row(row: dict) -> str:
     cells = (
         row["metric"] + (" (primary)" if row["family"] == "primary" else ""),
         "all" if row["group_kind"] == "overall" else row["group"],
-        row["contrast"],
+        comparison,
         row["n_prompts"],
         amount(row["estimate"], points),
         ends,

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def test_two_models_from_the_harness(logs, run):
         assert row["n_prompts"] == base[task]["sample_len"]
     assert rows.loc["acc/tuned − base/overall", "family"] == "primary"
     assert words.startswith("On acc, tuned minus base is ")
-    assert "| acc (primary) | all | tuned − base | 30 |" in words
+    assert "| acc (primary) | all | tuned minus base | 30 |" in words
     for kind in ("png", "svg"):
         assert (logs / "out" / f"forest.{kind}").stat().st_size > 5000
     plan = json.loads((logs / "out/plan.json").read_text())
@@ -85,6 +86,16 @@ def test_two_models_from_the_harness(logs, run):
     assert (logs / "again/summary.md").read_bytes() == (logs / "out/summary.md").read_bytes()
     assert again["plan_sha256"].iloc[0] == rows["plan_sha256"].iloc[0]
     assert plan["contrasts"] == {"tuned − base": {"tuned": 1, "base": -1}}
+
+
+def test_the_readme_shows_what_its_command_prints(logs, run, monkeypatch):
+    readme = (Path(__file__).parents[3] / "README.md").read_text()
+    (command,) = re.findall(r"scripts/compare.py (--lm-eval base=base .*) --output /tmp/out", readme)
+    monkeypatch.chdir(logs / "lm_eval")
+    _, words = run(*command.split())
+    paragraph, table = words.strip().split("\n\n")
+    assert "> " + paragraph in readme
+    assert table in readme
 
 
 def test_training_seeds_of_one_model(logs, run):
