@@ -12,7 +12,7 @@ from snakemake.io import is_flagged
 from snakemake.iocontainers import Wildcards
 
 SCRIPTS = Path(workflow.basedir) / "scripts"
-FIGURES = ("forest", "arms", "seeds", "categories", "curves")
+FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
 STATISTICS = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
 METRICS = ("pref_acc", "pass_rate", "logp_margin")
 STARTS = ["base", *(f"sft-seed{seed}" for seed in config["seeds"])]  # what DPO starts from, and its references

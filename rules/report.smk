@@ -7,6 +7,7 @@ rule plot:
         contrasts="<results>/stats/contrasts.parquet",
         arm_means="<results>/stats/arm_means.parquet",
         seed_effects="<results>/stats/seed_effects.parquet",
+        projection="<results>/stats/projection.parquet",
         decision="<results>/stats/decision.json",
         curves=expand("<results>/{run}/curves.parquet", run=runs("")[1:]),
         env="envs/stats.yaml",

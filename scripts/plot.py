@@ -1,10 +1,11 @@
-"""Rule plot: five figures of the study, each as SVG for the report and PNG for slides.
+"""Rule plot: the figures of the study, each as SVG for the report and PNG for slides.
 
     python scripts/plot.py --job '{"rule": "plot", "settings": {}}' --lock envs/stats.yaml --manifest M.json \
         --stats results/demo/stats --curves results/demo/*/curves.parquet --figures results/demo/figures
 
 forest: paired differences. arms: mean of each arm. seeds: differences seed by seed. categories: differences by prompt
-category. curves: training. The program sits below the names that figures and report share. Equal inputs, equal bytes.
+category. power: would more prompts or more seeds help? curves: training. The program sits below the names that figures
+and report share. Equal inputs, equal bytes.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ METRICS = {
     "pass_rate": "Graded pass rate",
     "logp_margin": "Log-probability margin",
 }
+UNITS = {"logp_margin": "nats per token"}
 INK, GREY, PALE = "#1a1a1a", "#767676", "#e4e4e4"
 
 
@@ -45,29 +47,24 @@ def main() -> None:
     args = parser.parse_args()
     job = Job(args)
 
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams.update(style())
+    use_style()
     stats = Path(args.stats)
-    tables = {name: stats / f"{name}.parquet" for name in ("contrasts", "arm_means", "seed_effects")}
-    contrasts, arm_means, seed_effects = (read_frame(path) for path in tables.values())
-    metrics = metric_order(contrasts, read_json(stats / "decision.json")["primary_metric"])
+    tables = {name: stats / f"{name}.parquet" for name in ("contrasts", "arm_means", "seed_effects", "projection")}
+    contrasts, arm_means, seed_effects, projection = (read_frame(path) for path in tables.values())
+    decision = read_json(stats / "decision.json")
+    metrics = metric_order(contrasts, decision["primary_metric"])
     overall = contrasts[contrasts["group_kind"] == "overall"]
     figures = {
-        "forest": draw_forest(overall, metrics),
+        "forest": draw_forest(overall, decision, metrics),
         "arms": draw_arms(arm_means[arm_means["group_kind"] == "overall"], overall, metrics),
         "seeds": draw_seeds(seed_effects[seed_effects["group_kind"] == "overall"], overall, metrics),
         "categories": draw_categories(contrasts[contrasts["group_kind"] == "category"], metrics),
+        "power": draw_power(projection, overall[overall["metric"] == metrics[0]]),
         "curves": draw_curves(read_curves(args.curves)),
     }
     outputs = {}
     for name, figure in figures.items():
-        figure.draw_without_rendering()  # solves the layout, once for both files
-        figure.set_layout_engine("none")
-        for kind in ("svg", "png"):
-            outputs[f"{name}_{kind}"] = path = Path(args.figures) / f"{name}.{kind}"
-            save(figure, path)
+        outputs |= save(figure, Path(args.figures), name)
     job.say(f"{len(figures)} figures of {len(metrics)} metrics")
     inputs = {**tables, "decision": stats / "decision.json", **{path: path for path in args.curves}}
     job.finish(inputs=inputs, outputs=outputs)
@@ -92,9 +89,9 @@ def metric_order(contrasts, primary: str) -> list[str]:
     return sorted(contrasts["metric"].unique(), key=lambda name: (ranks.get(name, len(ranks)), name))
 
 
-def unit(kind: str) -> tuple[float, str]:
-    """(factor, unit) in which differences of a metric are shown: percentage points, or nats for log-probabilities."""
-    return (100.0, "percentage points") if kind == "binary" else (1.0, "nats per token")
+def unit(metric: str, kind: str) -> tuple[float, str]:
+    """(factor, unit) in which differences of a metric are shown; a metric that is not ours has no name for its unit."""
+    return (100.0, "percentage points") if kind == "binary" else (1.0, UNITS.get(metric, ""))
 
 
 def number(value: float, factor: float, signed: bool = True) -> str:
@@ -138,12 +135,45 @@ def style() -> dict[str, object]:
     return text | thin | sizes | axes | spines | fixed
 
 
-def save(figure, path: Path) -> None:
-    """Write a figure atomically, without a date."""
-    svg = path.suffix == ".svg"
-    metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if svg else {"Software": None}
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=200, metadata=metadata, facecolor="none" if svg else "white")
+def save(figure, folder: Path, name: str) -> dict[str, Path]:
+    """Write a figure as SVG and PNG, atomically and without a date; {name_svg, name_png: path}."""
+    figure.draw_without_rendering()  # solves the layout, once for both files
+    figure.set_layout_engine("none")
+    outputs = {f"{name}_{kind}": folder / f"{name}.{kind}" for kind in ("svg", "png")}
+    for path in outputs.values():
+        svg = path.suffix == ".svg"
+        metadata = dict.fromkeys(("Date", "Creator", "Format", "Type")) if svg else {"Software": None}
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=200, metadata=metadata, facecolor="none" if svg else "white")
+    return outputs
+
+
+def use_style() -> None:
+    """Draw without a screen, in the style of the figures."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams.update(style())
+
+
+def save_forest(contrasts, decision: dict, folder: Path) -> None:
+    """The forest plot of a comparison outside the workflow: its contrasts, and with a single one also every category.
+
+    contrasts: contrasts.parquet. Writes FOLDER/forest.svg and forest.png.
+    """
+    use_style()
+    rows, labels = contrasts[contrasts["group_kind"] == "overall"], {}
+    for name in rows["contrast"].unique():
+        first, minus, other = name.partition(" − ")
+        labels[name] = CONTRASTS.get(name, (first, f"{minus.strip()} {other}"))
+    if contrasts["contrast"].nunique() == 1:
+        rows = contrasts.assign(
+            contrast=contrasts["contrast"].where(contrasts["group_kind"] == "overall", contrasts["group"])
+        )
+        sizes = rows[rows["group_kind"] == "category"].groupby("contrast")["n_prompts"].first()
+        labels |= {group: (group.replace("_", " "), f"n = {n}") for group, n in sizes.items()}
+    figure = draw_forest(rows, decision, metric_order(contrasts, decision["primary_metric"]), labels)
+    save(figure, folder, "forest")
 
 
 def new_figure(width: float, height: float, rows: int, columns: int, **options):
@@ -173,11 +203,14 @@ def contrast_names(rows) -> list[str]:
 
 
 # Places across the forest plot, as shares of its width: the panels, and the columns of text beside them.
-FOREST = {"left": 0.295, "right": 0.715, "name": 0.012, "difference": 0.73, "adj. p": 0.815, "verdict": 0.883}
+FOREST = {"left": 0.285, "right": 0.66, "name": 0.012, "difference": 0.675, "adj. p": 0.755, "verdict": 0.83}
 
 
-def draw_forest(overall, metrics: list[str]):
-    """Differences with both intervals, one panel a metric; adjusted p and verdict stand beside each row."""
+def draw_forest(overall, decision: dict, metrics: list[str], labels: dict[str, tuple[str, str]] = CONTRASTS):
+    """Differences with both intervals, one panel a metric; adjusted p and verdict stand beside each row.
+
+    overall: rows of contrasts.parquet over all prompts. decision: of the same study. labels: contrast -> two lines.
+    """
     from matplotlib import pyplot
 
     names = contrast_names(overall)
@@ -188,24 +221,23 @@ def draw_forest(overall, metrics: list[str]):
         bottom = height - (head + body + foot) * i + foot
         axis = figure.add_axes((FOREST["left"], bottom / height, FOREST["right"] - FOREST["left"], body / height))
         rows = in_order(overall[overall["metric"] == metric], "contrast", names)
-        draw_forest_panel(axis, rows)
-        n, seeds = rows["n_prompts"].iloc[0], rows["n_seeds"].iloc[0]
+        draw_forest_panel(axis, rows, labels)
+        n, seeds = rows["n_prompts"].max(), rows["n_seeds"].iloc[0]
         top = {"y": (bottom + body + 0.1) / height, "va": "baseline"}
         figure.text(FOREST["name"], s=title(metric), weight="bold", fontsize=9, **top)
-        size = f"n = {n} prompts, {seeds} training seed{'' if seeds == 1 else 's'}"
+        size = f"n = {n} prompts, {f'{seeds} training seeds' if seeds > 1 else 'one run of each'}"
         figure.text(FOREST["left"], s=size, color=GREY, fontsize=7, **top)
         for column in ("difference", "adj. p", "verdict"):
             figure.text(FOREST[column], s=column, color=GREY, fontsize=7, **top)
-    scopes = {family: rows["scope"].iloc[0] for family, rows in overall.groupby("family")}
-    figure.text(FOREST["name"], 0.1 / height, forest_key(scopes), fontsize=7, color=GREY, linespacing=1.4)
+    figure.text(FOREST["name"], 0.1 / height, forest_key(overall, decision), fontsize=7, color=GREY, linespacing=1.4)
     return figure
 
 
-def draw_forest_panel(axis, rows) -> None:
+def draw_forest_panel(axis, rows, labels: dict[str, tuple[str, str]]) -> None:
     """One metric: a row for each contrast, primary ones above the line."""
     from matplotlib.transforms import blended_transform_factory
 
-    factor, label = unit(rows["kind"].iloc[0])
+    factor, label = unit(rows["metric"].iloc[0], rows["kind"].iloc[0])
     margin = rows["margin"].iloc[0]
     note = "" if math.isnan(margin) else f"; shaded: ±{margin * factor:g}, too small to matter"
     if note:
@@ -213,7 +245,7 @@ def draw_forest_panel(axis, rows) -> None:
     axis.axvline(0, color=INK, lw=0.7)
     beside = blended_transform_factory(axis.figure.transFigure, axis.transData)
     for place, row in enumerate(rows.itertuples()):
-        draw_forest_row(axis, place, row, factor, beside)
+        draw_forest_row(axis, place, row, factor, beside, labels[row.contrast])
     primary = (rows["family"] == "primary").sum()
     if 0 < primary < len(rows):
         ends = [FOREST["name"], 1 - FOREST["name"]]
@@ -222,7 +254,7 @@ def draw_forest_panel(axis, rows) -> None:
     axis.spines["left"].set_visible(False)
 
 
-def draw_forest_row(axis, place: int, row, factor: float, beside) -> None:
+def draw_forest_row(axis, place: int, row, factor: float, beside, label: tuple[str, str]) -> None:
     """One contrast: its name and question, point and intervals, and what follows from them."""
     primary, claim = row.family == "primary", row.verdict not in ("inconclusive", "not_testable")
     colour = INK if claim else "#8c8c8c"
@@ -232,22 +264,29 @@ def draw_forest_row(axis, place: int, row, factor: float, beside) -> None:
     marker = {"marker": "D" if primary else "o", "ms": 5.5 if primary else 5, "mew": 1.1}
     axis.plot(row.estimate * factor, place, color=colour, mfc=colour if claim else "white", **marker)
     text = {"transform": beside, "va": "center"}
-    name, question = CONTRASTS.get(row.contrast, (row.contrast, ""))
-    axis.text(FOREST["name"], place - 0.17, name, weight="bold" if primary else "normal", **text)
-    axis.text(FOREST["name"], place + 0.23, question, color=GREY, fontsize=7, **text)
+    # Of other models than the study's, each gets a line: "model-b" above "− model-a".
+    axis.text(FOREST["name"], place - 0.17, label[0], weight="bold" if primary else "normal", **text)
+    axis.text(FOREST["name"], place + 0.23, label[1], color=GREY, fontsize=7, **text)
     axis.text(FOREST["difference"], place, number(row.estimate, factor), **text)
     axis.text(FOREST["adj. p"], place, p_value(row.p_adj), **text)
     axis.text(FOREST["verdict"], place, verdict_words(row.verdict), weight="bold" if claim else "normal", **text)
 
 
-def forest_key(scopes: dict[str, str]) -> str:
+def forest_key(overall, decision: dict) -> str:
     """The lines below the forest plot."""
+    level = f"{100 * decision['confidence']:g}%"
+    exploratory = "EXPLORATORY: the analysis plan was changed after scores existed. " if decision["exploratory"] else ""
+    filled = "Filled and black: a verdict after adjustment; open and grey: none."
+    if overall["ci_method_lo"].isna().all():
+        return f"{exploratory}{level} intervals over prompts, for these checkpoints only. {filled}"
+    scopes = {family: rows["scope"].iloc[0] for family, rows in overall.groupby("family")}
     what = {"method": "the recipe (thin)", "checkpoint": "these checkpoints (thick)"}
     rests = [f"{family} on {what[scopes[family]]}" for family in ("primary", "secondary") if family in scopes]
     return (
-        "95% intervals: thick = these checkpoints (prompts vary), thin = the recipe (prompts and seeds vary).\n"
+        f"{exploratory}{level} intervals: thick = these checkpoints (prompts vary), thin = the recipe (prompts and "
+        "seeds vary).\n"
         f"Verdicts rest: {', '.join(rests)}. Diamonds above the line: primary contrasts.\n"
-        "Filled and black: a verdict after adjustment; open and grey: none."
+        f"{filled}"
     )
 
 
@@ -256,7 +295,7 @@ def draw_arms(means, overall, metrics: list[str]):
     figure, axes = new_figure(7.6, 2.1, 1, len(metrics), sharey=True)
     places = {arm: place for place, arm in enumerate(ARMS)}
     for axis, metric in zip(axes, metrics, strict=True):
-        factor, label = unit(overall.loc[overall["metric"] == metric, "kind"].iloc[0])
+        factor, label = unit(metric, overall.loc[overall["metric"] == metric, "kind"].iloc[0])
         for row in means[means["metric"] == metric].itertuples():
             place, colour = places[row.arm], COLOURS[row.arm]
             if row.level == "seed":
@@ -288,7 +327,7 @@ def draw_seeds(effects, overall, metrics: list[str]):
     shades = {seed: colormaps["viridis"](0.85 * i / max(1, len(seeds) - 1)) for i, seed in enumerate(seeds)}
     figure, axes = new_figure(7.6, 0.34 * len(names) + 0.95, 1, len(metrics), sharey=True)
     for axis, metric in zip(axes, metrics, strict=True):
-        factor, label = unit(overall.loc[overall["metric"] == metric, "kind"].iloc[0])
+        factor, label = unit(metric, overall.loc[overall["metric"] == metric, "kind"].iloc[0])
         axis.axvline(0, color=INK, lw=0.7)
         for place, name in enumerate(names):
             own = effects[(effects["metric"] == metric) & (effects["contrast"] == name)]
@@ -332,7 +371,7 @@ def draw_heat_map(axis, rows, names: list[str], metric: str) -> None:
     from matplotlib.colors import LinearSegmentedColormap, to_rgba
     from matplotlib.patches import Rectangle
 
-    factor, label = unit(rows["kind"].iloc[0])
+    factor, label = unit(rows["metric"].iloc[0], rows["kind"].iloc[0])
     groups = sorted(rows["group"].unique())
     largest = max(rows.loc[rows["family"].notna(), "estimate"].abs().max(), 1e-9)
     colours = LinearSegmentedColormap.from_list("loss to gain", ["#c4531d", "#f0b28c", "#ffffff", "#8fc1e0", "#1f6aa5"])
@@ -366,6 +405,52 @@ def draw_heat_map(axis, rows, names: list[str], metric: str) -> None:
 def wrapped(contrast: str) -> str:
     """A contrast's name on two lines, for a narrow column."""
     return CONTRASTS.get(contrast, (contrast,))[0].replace(" − ", "\n− ")
+
+
+def draw_power(projection, rows):
+    """Smallest difference that other numbers of prompts and seeds would find, for each primary contrast.
+
+    projection: of all metrics. rows: the overall contrasts of the primary metric, primary family or not.
+    """
+    from matplotlib import colormaps
+
+    rows = rows[rows["family"] == "primary"]
+    names = contrast_names(rows)
+    factor, label = unit(rows["metric"].iloc[0], rows["kind"].iloc[0])
+    figure, axes = new_figure(7.8, 2.75, 1, len(names), sharey=True)
+    handles = {}
+    for axis, name in zip(axes, names, strict=True):
+        row = rows[rows["contrast"] == name].iloc[0]
+        grid = projection[projection["hypothesis_id"] == row["hypothesis_id"]]
+        if row["margin"] == row["margin"]:
+            axis.axhspan(0, row["margin"] * factor, color="#f0e442", alpha=0.28, lw=0)
+        counts = sorted(grid.loc[grid["mde_method"].notna(), "n_seeds"].unique())
+        for i, seeds in enumerate(counts):
+            own = grid[grid["n_seeds"] == seeds].sort_values("n_prompts")
+            line = {
+                "color": colormaps["viridis"](0.85 * i / max(1, len(counts) - 1)),
+                "marker": "o",
+                "ms": 3,
+                "lw": 1.3,
+            }
+            handles[f"{seeds} seeds"] = axis.plot(own["n_prompts"], own["mde_method"] * factor, **line)[0]
+        here = grid[grid["n_seeds"] == row["n_seeds"]].sort_values("n_prompts")
+        style = {"color": INK, "lw": 1, "ls": (0, (4, 2))}
+        handles["these checkpoints"] = axis.plot(here["n_prompts"], here["mde_ckpt"] * factor, **style)[0]
+        now = here[here["prompts_factor"] == 1]
+        column = "mde_method" if row["scope"] == "method" else "mde_ckpt"
+        ring = {"ls": "", "marker": "o", "ms": 8, "mfc": "none", "mec": INK, "mew": 1.2}
+        handles["this study"] = axis.plot(now["n_prompts"], now[column] * factor, **ring)[0]
+        prompts = sorted(grid["n_prompts"].unique())
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(prompts, [str(n) for n in prompts])
+        axis.minorticks_off()
+        axis.set_xlabel("prompts")
+        axis.set_title(CONTRASTS.get(name, (name,))[0])
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylabel(f"smallest difference found\nwith 80% power ({label})")
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=8, frameon=False, fontsize=7)
+    return figure
 
 
 DPO = ("sft_dpo", "dpo_only")

@@ -35,7 +35,7 @@ from arms.files import UserError, exit_with_message, read_json, read_jsonl, sha2
 from arms.manifest import Job, add_job_arguments, read_manifest
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-FIGURES = ("forest", "arms", "seeds", "categories", "curves")
+FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
 TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing")
 EXAMPLES = 6  # prompts shown, at most one of each category
 LONGEST_EXAMPLE = 1200  # characters
@@ -73,7 +73,7 @@ def main() -> None:
     contrasts = tables["contrasts"]
     metrics = metric_order(contrasts, decision["primary_metric"])
     kinds = contrasts.groupby("metric")["kind"].first()
-    units = {metric: unit(kinds[metric]) for metric in metrics}
+    units = {metric: unit(metric, kinds[metric]) for metric in metrics}
     projection = tables["projection"].query("metric == @metrics[0]")
     figures = {name: Path(args.figures) / f"{name}.svg" for name in FIGURES}
     prompts = read_jsonl(args.prompts, {"id": str, "prompt": str, "category": str})
@@ -85,6 +85,7 @@ def main() -> None:
         metrics={metric: METRICS.get(metric, metric) for metric in metrics},
         units=units,
         decision=decision,
+        level=f"{100 * decision['confidence']:g}%",
         contrasts=[contrast_row(row, units) for row in sorted_rows(contrasts, "overall", metrics)],
         categories=category_tables(contrasts, metrics, units),
         heterogeneity=tables["heterogeneity"].to_dict("records"),

@@ -253,6 +253,24 @@ def read_prompts(path: str | Path) -> pd.DataFrame:
     return prompts
 
 
+def shared_parents(path: str | Path) -> list[str]:
+    """A sentence for each arm whose training seeds all start from one checkpoint: its claims are conditional on that.
+
+    path: runs.parquet with arm, train_seed and parent_sha256 (null: no parent).
+    """
+    table = _read_parquet(path)
+    for column in ("arm", "train_seed", "parent_sha256"):
+        if column not in table.column_names:
+            raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(table.column_names)})")
+    runs = table.select(["arm", "train_seed", "parent_sha256"]).to_pandas().dropna()
+    return [
+        f"All {len(own)} seeds of {arm} start from one checkpoint ({own['parent_sha256'].iloc[0][:12]}), so claims "
+        "about it are conditional on that checkpoint: its seeds do not show how much training the parent again varies."
+        for arm, own in runs.groupby("arm")
+        if len(own) > 1 and own["parent_sha256"].nunique() == 1
+    ]
+
+
 def _read_parquet(path: str | Path) -> pa.Table:
     try:
         return pq.read_table(path)
@@ -432,7 +450,8 @@ class _Cells:
                     f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(found)}; an arm has either "
                     "training seeds of 0 or more, or only -1 (no training)"
                 )
-            if (arm == "base" and found != {NO_SEED}) or (NO_SEED in found and arm in ("sft", "sft_dpo", "dpo_only")):
+            study = set(seeds) == {"base", "sft", "sft_dpo", "dpo_only"}  # in other comparisons a name means nothing
+            if study and (arm == "base") != (found == {NO_SEED}):
                 raise ContractError(
                     f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(found)}; -1 belongs to base, and "
                     "base to -1"

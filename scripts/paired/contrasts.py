@@ -7,6 +7,7 @@ adjust within families and give verdicts. So the result does not depend on the o
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -497,8 +498,12 @@ class _Tables:
         self.rows.sort(key=lambda row: row["hypothesis_id"])
         for family in ("primary", "secondary", "exploratory"):
             self._adjust([row for row in self.rows if row["family"] == family], family)
+        tests = {
+            column: Counter(row["family"] for row in self.rows if row[column] is not None)
+            for column in ("p_adj", "p_tost_adj")
+        }
         for row in self.rows:
-            self._judge(row)
+            self._judge(row, tests)
             if plan_changes and "exploratory" not in row["flags"]:
                 row["flags"].append("exploratory")
         p = adjust.adjusted_p([one["p"] for one in self.heterogeneity], "bh")
@@ -538,18 +543,14 @@ class _Tables:
             if row["p_adj_bh"] is not None and row["p_adj_bh"] <= self.plan.q:
                 row |= _ends("ci_fcr", self.inferences[row["hypothesis_id"]].interval(row["scope"], fcr))
 
-    def _judge(self, row: dict) -> None:
+    def _judge(self, row: dict, tests: dict[str, Counter]) -> None:
         level = self.plan.alpha if row["family"] == "primary" else self.plan.q
         row["verdict"] = verdict.verdict(row["gain"], row["p_adj"], row["p_tost_adj"], level)
         metric = self.plan.metrics[row["metric"]]
-        unit_interval = metric.bounds == (0.0, 1.0)
-        row["words"] = verdict.sentence(
-            row,
-            self.plan.contrasts[row["contrast"]],
-            unit_interval,
-            row["scope"],
-            level,
-        )
+        unit_interval = metric.kind == "binary"
+        weights = self.plan.contrasts[row["contrast"]]
+        adjusted_for = tests["p_tost_adj" if row["verdict"] == "equivalent" else "p_adj"][row["family"]]
+        row["words"] = str(verdict.Sentence(row, weights, unit_interval, self.plan.alpha, level, adjusted_for))
 
     def _decide(self, plan_changes: Sequence[str] | None) -> dict:
         plan = self.plan
@@ -576,9 +577,9 @@ class _Tables:
             )
             if result == "HOLD":
                 reasons += [row["words"] for row in (c1, c2) if row["verdict"] == "inconclusive"]
-        unit_interval = plan.metrics[plan.primary_metric].bounds == (0.0, 1.0)
+        unit_interval = plan.metrics[plan.primary_metric].kind == "binary"
         if {"C1", "C2", "C3"} <= set(primary):
-            answer = verdict.headline(primary, unit_interval, used)
+            answer = verdict.headline(primary, unit_interval, used, plan.alpha)
         else:
             answer = " ".join(row["words"] for row in primary.values())
         if plan_changes:
@@ -593,6 +594,7 @@ class _Tables:
                 for row in primary.values()
             ],
             "primary_metric": plan.primary_metric,
+            "confidence": 1 - plan.alpha,
             "primary_scope": {"planned": plan.primary_scope, "used": used},
             "banner": self._banner(used, n_seeds),
             "exploratory": list(plan_changes or ()),
@@ -632,7 +634,7 @@ class _Tables:
                 f"{'is' if n_seeds == 1 else 'are'} {n_seeds}. All claims are about these checkpoints only."
             )
         elif n_seeds == 1:
-            parts.append("One training seed: claims about these checkpoints only.")
+            parts.append("One run of each: all claims are about these checkpoints only.")
         if self.dropped:
             parts.append("Training seeds that not all arms have were left out (dropped_seeds).")
         planned = set(self.plan.train_seeds or ())

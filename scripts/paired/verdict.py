@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 GATES = ("coverage", "distinct_outputs", "plan_hash", "no_leakage")
 ARM_NAMES = {"base": "the base model", "sft": "SFT", "sft_dpo": "SFT→DPO", "dpo_only": "DPO-only"}
@@ -69,26 +70,37 @@ def decision(
 def describe_contrast(weights: dict[str, int]) -> str:
     """A contrast in words: "SFT→DPO minus SFT"."""
     if _is_interaction(weights):
-        return "gain of DPO after SFT minus gain of DPO alone"
-    plus = " + ".join(_term(arm, k) for arm, k in weights.items() if k > 0)
-    minus = " + ".join(_term(arm, -k) for arm, k in weights.items() if k < 0)
+        return "the gain of DPO after SFT minus its gain alone"
+    plus = " + ".join(_term(arm, weights) for arm, k in weights.items() if k > 0)
+    minus = " + ".join(_term(arm, weights) for arm, k in weights.items() if k < 0)
     return f"{plus} minus {minus}"
 
 
-def _term(arm: str, weight: int) -> str:
-    name = ARM_NAMES.get(arm, arm)
-    return name if weight == 1 else f"{weight}×{name}"
+def _term(arm: str, weights: dict[str, int]) -> str:
+    """An arm with its coefficient; in a comparison with other models, "base" is only somebody's name for one."""
+    name = ARM_NAMES[arm] if weights.keys() <= ARM_NAMES.keys() else arm
+    return name if abs(weights[arm]) == 1 else f"{abs(weights[arm])}×{name}"
 
 
 def _is_interaction(weights: dict[str, int]) -> bool:
     return weights == {"sft_dpo": 1, "sft": -1, "dpo_only": -1, "base": 1}
 
 
-def amount(value: float, unit_interval: bool, *, signed: bool = True) -> str:
-    """A difference with its unit: percentage points on a 0-1 scale, else the metric's own unit."""
+def amount(value: float, unit_interval: bool, *, signed: bool = True, decimals: int | None = None) -> str:
+    """A difference with its unit: percentage points on a 0-1 scale, else the metric's own unit.
+
+    decimals: after the point, for a metric with its own unit; None: three significant digits.
+
+    >>> amount(-0.0123, True)
+    '−1.2 points'
+    """
     sign = "+" if signed else ""
-    text = f"{value * 100:{sign}.1f} points" if unit_interval else f"{value:{sign}.3g}"
-    return text.replace("-", "−")
+    if unit_interval:
+        text = f"{value * 100:{sign}.1f} points"
+    else:
+        text = f"{value:{sign}.3g}" if decimals is None else f"{value:{sign}.{decimals}f}"
+    number = text.split()[0]
+    return (text if number.strip("+-0.") else text.lstrip("+-")).replace("-", "−")
 
 
 def p_text(p: float) -> str:
@@ -96,95 +108,150 @@ def p_text(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}" if p < 0.1 else f"p = {p:.2f}"
 
 
-def sentence(row: dict, weights: dict[str, int], unit_interval: bool, scope: str, level: float) -> str:
-    """The verdict of a row as a sentence a reviewer would accept.
+TESTS = {
+    "mcnemar_exact": "exact McNemar test",
+    "lattice": "exact sign-flip test",
+    "enumeration": "exact sign-flip test",
+    "monte_carlo": "Monte Carlo sign-flip test",
+}
+ADJUSTMENTS = {"holm": "Holm", "bh": "Benjamini-Hochberg"}
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """The verdict of one row as a sentence a reviewer would accept.
 
     row: of contrasts.parquet. weights: the contrast. unit_interval: differences are shown in percentage points.
-    scope: "method" or "checkpoint", the one the verdict rests on. level: the row's alpha or q.
+    alpha: of the intervals. level: that adjusted p is held against. tests: how many p was adjusted for.
     """
-    where = f"{row['metric']}" + ("" if row["group_kind"] == "overall" else f" in category {row['group']}")
-    name = describe_contrast(weights)
-    short = "method" if scope == "method" else "ckpt"
-    low, high = row[f"ci_{short}_lo"], row[f"ci_{short}_hi"]
-    found = amount(row["estimate"], unit_interval)
-    if low is None:
-        around = "no interval is defined"
-    else:
-        around = f"95% CI {amount(low, unit_interval)} to {amount(high, unit_interval)}".replace(" points to", " to")
-    n, s = row["n_prompts"], row["n_seeds"]
-    size = f"n = {n} prompt{'s' * (n != 1)}"
-    if row["n_clusters"] != n:
-        size += f" in {row['n_clusters']} clusters"
-    size += f", {s} seed{'s' * (s != 1)}"
-    claim = (
-        "a claim about the recipe, over prompts and training seeds"
-        if scope == "method"
-        else "a claim about these checkpoints only"
-    )
-    test = _test_text(row)
-    facts = f"({around}; {test}; {size}; {claim})"
-    kind = row["verdict"]
-    if kind == "not_testable":
-        why = "too few prompts to be tested, described only" if "descriptive" in row["flags"] else "not testable"
-        return f"{name} on {where}: {found} ({around}; {size}); {why}."
-    if kind.startswith(("superior", "inferior")):
-        text = f"{_comparison(weights, kind)} on {where}: {found} {facts}."
-        if kind.endswith("_negligible"):
-            margin = amount(row["margin"], unit_interval, signed=False)
-            text += f" The difference is real but smaller than the margin of {margin} that matters."
-        return text
-    if kind == "equivalent":
-        margin = amount(row["margin"], unit_interval, signed=False)
-        tost = f"{p_text(row['p_tost_adj'])} for equivalence"
-        return (
-            f"{name} on {where}: no difference as large as the margin of {margin}: {found} "
-            f"({around}; {tost}, adjusted; {size}; {claim})."
+
+    row: dict
+    weights: dict[str, int]
+    unit_interval: bool
+    alpha: float
+    level: float
+    tests: int
+
+    def __str__(self) -> str:
+        row, name = self.row, describe_contrast(self.weights)
+        where = row["metric"] + ("" if row["group_kind"] == "overall" else f" in category {row['group']}")
+        found = self.amount(row["estimate"])
+        if row["gain"] == -row["estimate"] != 0:
+            found += ", where lower is better"
+        kind = row["verdict"]
+        if kind == "not_testable":
+            why = "too few prompts to be tested, described only" if "descriptive" in row["flags"] else "not testable"
+            return f"On {where}, {name}: {found} ({self.interval()}; {self.size()}); {why}."
+        facts = f"({self.interval()}; {self.test()}; {self.size()}; {self.claim()})"
+        margin = row["margin"] and amount(row["margin"], self.unit_interval, signed=False)
+        if kind.startswith(("superior", "inferior")):
+            text = f"On {where}, {_comparison(self.weights, kind)}: {found} {facts}.{self.disagreement()}"
+            if kind.endswith("_negligible"):
+                text += f" The difference is real but smaller than the margin of {margin} that matters."
+            return text
+        if kind == "equivalent":
+            return f"On {where}, {name} is smaller than the margin of {margin} either way: {found} {facts}."
+        return f"On {where}, {name} is inconclusive: {found} {facts}.{self.disagreement()} {self.what_would_settle()}"
+
+    def amount(self, value: float, *, signed: bool = True) -> str:
+        """A difference to the decimals that the interval's width is worth (two digits of its half)."""
+        decimals, (low, high) = None, self.ends()
+        if low is not None and high > low:
+            decimals = min(max(0, 1 - math.floor(math.log10((high - low) / 2))), 9)
+        return amount(value, self.unit_interval, signed=signed, decimals=decimals)
+
+    def ends(self) -> tuple[float | None, float | None]:
+        """The interval of the scope that the verdict rests on."""
+        name = "ci_method" if self.row["scope"] == "method" else "ci_ckpt"
+        return self.row[f"{name}_lo"], self.row[f"{name}_hi"]
+
+    def interval(self) -> str:
+        """The interval with its level."""
+        low, high = self.ends()
+        if low is None:
+            return "no interval is defined"
+        text = f"{100 * (1 - self.alpha):g}% CI {self.amount(low)} to {self.amount(high)}"
+        return text.replace(" points to", " to")
+
+    def test(self) -> str:
+        """The test, its adjusted p, and what it was adjusted for."""
+        row = self.row
+        if row["verdict"] == "equivalent":
+            name, p = "two one-sided tests of equivalence", row["p_tost_adj"]
+        else:
+            by_seeds = row["scope"] == "method"
+            name = "t test over prompts and seeds" if by_seeds else TESTS.get(row["p_ckpt_method"], "sign-flip test")
+            p = row["p_adj"]
+        if self.tests == 1:
+            return f"{name}, {p_text(p)}, the only test of its family"
+        return f"{name}, {p_text(p)} after {ADJUSTMENTS[row['p_adj_method']]} over {self.tests} tests"
+
+    def size(self) -> str:
+        """Prompts, clusters where they are fewer, and training seeds."""
+        n, clusters, seeds = (self.row[key] for key in ("n_prompts", "n_clusters", "n_seeds"))
+        text = f"n = {n} prompt{'s' * (n != 1)}" + (f" in {clusters} clusters" if clusters != n else "")
+        return text + (f", {seeds} seeds" if seeds > 1 else ", one run of each")
+
+    def claim(self) -> str:
+        """The scope."""
+        if self.row["scope"] == "method":
+            return "a claim about the recipe, over prompts and training seeds"
+        return "a claim about these checkpoints only"
+
+    def disagreement(self) -> str:
+        """Why interval and verdict seem to differ, where they do."""
+        low, high = self.ends()
+        if low is None or (low <= 0 <= high) == (self.row["verdict"] == "inconclusive"):
+            return ""
+        side = "includes" if low <= 0 <= high else "excludes"
+        if self.tests > 1 and side == "excludes":
+            return " The interval excludes zero since it is not adjusted for the other tests."
+        return f" The interval {side} zero, but the verdict follows the test."
+
+    def what_would_settle(self) -> str:
+        """What an inconclusive row can and cannot exclude, and the design that would settle it."""
+        row, by_seeds = self.row, self.row["scope"] == "method"
+        if row["p_min_attainable"] is not None and row["p_min_attainable"] > self.level:
+            unit = "prompts" if row["n_clusters"] == row["n_prompts"] else "clusters"
+            count = f"Only {row['n_nonzero']}" if row["n_nonzero"] else "None"
+            few = f"{count} of {row['n_clusters']} {unit} differ"
+            return f"{few} at all, so no result could have been significant: more prompts are needed."
+        mde = row["mde_method"] if by_seeds else row["mde_ckpt"]
+        if mde is None:
+            return "What would settle it cannot be said: the differences do not vary."
+        text = f"Differences below {self.amount(mde, signed=False)} are found in fewer than 80% of such studies"
+        target, margin = row["target_difference"], row["margin"]
+        if not target:
+            return text + "."
+        goal = self.amount(target, signed=False) if margin is None else amount(margin, self.unit_interval, signed=False)
+        if mde <= target:
+            if margin is None:
+                return f"{text}; it is the adjustment for the other tests that leaves this one open."
+            return f"{text}; excluding a difference of the margin of {goal} takes more prompts or seeds all the same."
+        ways = []
+        if row["n_required"] is not None:
+            seeds = f" at {row['n_seeds']} seeds" if row["n_seeds"] > 1 else ""
+            ways.append(f"{row['n_required']} prompts{seeds}")
+        if by_seeds and row["seeds_required"] is not None:
+            ways.append(f"{row['seeds_required']} seeds at {row['n_prompts']} prompts")
+        aim = (
+            f"a difference of the margin of {goal}"
+            if margin is not None
+            else f"a true difference like the one seen, {goal},"
         )
-    return f"{name} on {where}: inconclusive, {found} {facts}. {_what_would_settle(row, unit_interval, scope, level)}"
-
-
-def _test_text(row: dict) -> str:
-    if row["p_adj"] is None:
-        return "not tested"
-    name = {"holm": "Holm", "bh": "Benjamini-Hochberg"}.get(row["p_adj_method"], "")
-    return f"{name}-adjusted {p_text(row['p_adj'])}"
+        if ways:
+            return f"{text}; {' or '.join(ways)} would find {aim} with 80% power (before adjustment)."
+        return f"{text}; to find {aim} takes both more prompts and more seeds."
 
 
 def _comparison(weights: dict[str, int], kind: str) -> str:
     better = kind.startswith("superior")
     if _is_interaction(weights):
         return f"DPO gains {'more' if better else 'less'} after SFT than alone"
-    plus = [ARM_NAMES.get(arm, arm) for arm, k in weights.items() if k == 1]
-    minus = [ARM_NAMES.get(arm, arm) for arm, k in weights.items() if k == -1]
-    if len(weights) == 2 and plus and minus:
-        first = plus[0][0].upper() + plus[0][1:]
-        return f"{first} is {'better' if better else 'worse'} than {minus[0]}"
-    return f"{describe_contrast(weights)} is {'positive' if better else 'negative'}"
-
-
-def _what_would_settle(row: dict, unit_interval: bool, scope: str, level: float) -> str:
-    """What an inconclusive row can and cannot exclude, and the design that would settle it."""
-    if row["p_min_attainable"] is not None and row["p_min_attainable"] > level:
-        unit = "prompts" if row["n_clusters"] == row["n_prompts"] else "clusters"
-        few = f"Only {row['n_nonzero']} of {row['n_clusters']} {unit} differ" if row["n_nonzero"] else "Nothing differs"
-        return f"{few} at all, so no result could have been significant: more prompts are needed."
-    mde = row["mde_method"] if scope == "method" else row["mde_ckpt"]
-    if mde is None:
-        return "What would settle it cannot be said: the differences do not vary."
-    text = f"Differences below {amount(mde, unit_interval, signed=False)} are found in fewer than 80% of such studies"
-    target = row["target_difference"]
-    ways = []
-    if row["n_required"] is not None:
-        ways.append(f"{row['n_required']} prompts at {row['n_seeds']} seed{'s' * (row['n_seeds'] != 1)}")
-    if scope == "method" and row["seeds_required"] is not None:
-        ways.append(f"{row['seeds_required']} seeds at {row['n_prompts']} prompts")
-    if not target:
-        return text + "."
-    goal = amount(target, unit_interval, signed=False)
-    aim = f"the margin of {goal}" if row["margin"] is not None else f"a true difference of {goal}"
-    if ways:
-        return f"{text}; {' or '.join(ways)} would find {aim} with 80% power (before adjustment)."
-    return f"{text}; to find {aim} takes both more prompts and more seeds."
+    if sorted(weights.values()) == [-1, 1]:
+        plus, minus = (next(arm for arm, k in weights.items() if k == sign) for sign in (1, -1))
+        return f"{_term(plus, weights)} is {'better' if better else 'worse'} than {_term(minus, weights)}"
+    return f"{describe_contrast(weights)} is {'to the good' if better else 'to the bad'}"
 
 
 HELPS = {
@@ -207,11 +274,13 @@ NEEDS_SFT = {
 }
 
 
-def headline(rows: dict[str, dict], unit_interval: bool, scope: str) -> str:
+def headline(rows: dict[str, dict], unit_interval: bool, scope: str, alpha: float) -> str:
     """The answer in one sentence to "does DPO help, and does it need SFT first?" from rows C1, C2 and C3."""
 
     def shown(row: dict) -> str:
-        found = amount(row["estimate"], unit_interval)
+        found = (
+            f"{amount(row['estimate'], unit_interval)}, {Sentence(row, {}, unit_interval, alpha, alpha, 0).interval()}"
+        )
         return found if row["p_adj"] is None else f"{found}, adjusted {p_text(row['p_adj'])}"
 
     after, need, alone = rows["C1"], rows["C2"], rows["C3"]

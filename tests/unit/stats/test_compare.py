@@ -169,7 +169,7 @@ def test_row_order_and_the_number_of_files_change_no_byte(copy, monkeypatch):
     prompts.iloc[::-1].to_parquet(copy / "prompts.parquet")
     run(monkeypatch, copy, output="other")
     names = sorted(path.name for path in (copy / "one").iterdir())
-    assert len(names) == 2 * len(TABLES) + 1
+    assert len(names) == 2 * len(TABLES) + 4  # with decision.json, summary.md and the forest plot
     for name in names:
         assert (copy / "one" / name).read_bytes() == (copy / "other" / name).read_bytes(), name
 
@@ -298,7 +298,7 @@ def test_two_models_of_ones_own(copy, monkeypatch):
     plan = PLAN | {"contrasts": {"b-a": {"model-b": 1, "model-a": -1}}, "primary_contrasts": ["b-a"]}
     decision = run(monkeypatch, copy, plan=plan | {"primary_scope": "checkpoint"})
     assert decision["decision"] is None
-    assert decision["headline"].startswith("Model-b is better than model-a on pref_acc: +")
+    assert decision["headline"].startswith("On pref_acc, model-b is better than model-a: +")
 
 
 def duplicate_in_another_file(folder):

@@ -212,6 +212,7 @@ def row(**changes):
     values = {
         "metric": "pref_acc", "group_kind": "overall", "group": "__all__", "estimate": 0.05, "n_prompts": 64,
         "n_clusters": 64, "n_seeds": 3, "n_nonzero": 20, "ci_method_lo": -0.01, "ci_method_hi": 0.11, "p_adj": 0.2,
+        "gain": 0.05, "scope": "method", "p_ckpt_method": "lattice",
         "p_adj_method": "holm", "p_tost_adj": None, "margin": 0.03, "verdict": "inconclusive", "flags": [],
         "p_min_attainable": 1e-5, "mde_method": 0.09, "target_difference": 0.03, "n_required": None,
         "seeds_required": 8,
@@ -220,24 +221,37 @@ def row(**changes):
 
 
 def test_an_inconclusive_row_says_what_would_settle_it():
-    words = verdict.sentence(row(), CONTRASTS["C1"], True, "method", 0.05)
+    words = str(verdict.Sentence(row(), CONTRASTS["C1"], True, 0.05, 0.05, 3))
     assert words == (
-        "SFT→DPO minus SFT on pref_acc: inconclusive, +5.0 points (95% CI −1.0 to +11.0 points; "
-        "Holm-adjusted p = 0.20; n = 64 prompts, 3 seeds; a claim about the recipe, over prompts and training seeds). "
-        "Differences below 9.0 points are found in fewer than 80% of such studies; 8 seeds at 64 prompts would find "
-        "the margin of 3.0 points with 80% power (before adjustment)."
+        "On pref_acc, SFT→DPO minus SFT is inconclusive: +5.0 points (95% CI −1.0 to +11.0 points; t test over prompts "
+        "and seeds, p = 0.20 after Holm over 3 tests; n = 64 prompts, 3 seeds; a claim about the recipe, over prompts "
+        "and training seeds). Differences below 9.0 points are found in fewer than 80% of such studies; 8 seeds at 64 "
+        "prompts would find a difference of the margin of 3.0 points with 80% power (before adjustment)."
     )
 
 
 def test_words_of_the_other_verdicts():
     def words(**changes):
-        return verdict.sentence(row(**changes), CONTRASTS["C1"], True, "method", 0.05)
+        return str(verdict.Sentence(row(**changes), CONTRASTS["C1"], True, 0.01, 0.05, changes.get("tests", 3)))
 
-    assert words(verdict="superior", p_adj=0.0001).startswith("SFT→DPO is better than SFT on pref_acc: +5.0 points")
+    better = words(verdict="superior", p_adj=0.0001, ci_method_lo=0.01)
+    assert better.startswith("On pref_acc, SFT→DPO is better than SFT: +5.0 points (99% CI +1.0 to +11.0 points;")
+    assert "the verdict follows the test" not in better
+    assert "The interval includes zero, but the verdict follows the test." in words(verdict="superior", p_adj=0.01)
+    assert "The interval excludes zero since it is not adjusted" in words(ci_method_lo=0.001)
+    assert "p = 0.20, the only test of its family" in words(tests=1)
+    ckpt = words(scope="checkpoint", ci_ckpt_lo=-0.01, ci_ckpt_hi=0.1, mde_ckpt=0.02, n_seeds=1, n_clusters=9)
+    assert "exact sign-flip test" in ckpt
+    assert "n = 64 prompts in 9 clusters, one run of each; a claim about these checkpoints only" in ckpt
+    assert "excluding a difference of the margin of 3.0 points takes more prompts or seeds all the same." in ckpt
+    assert "the adjustment for the other tests" in words(margin=None, target_difference=0.1)
+    assert "+5.0 points, where lower is better (" in words(gain=-0.05)
     assert "p < 0.001" in words(verdict="superior", p_adj=0.0001)
-    assert words(verdict="inferior", p_adj=0.01).startswith("SFT→DPO is worse than SFT")
+    assert words(verdict="inferior", p_adj=0.01).startswith("On pref_acc, SFT→DPO is worse than SFT: ")
     assert "smaller than the margin of 3.0 points" in words(verdict="superior_negligible", p_adj=0.01)
-    assert "no difference as large as the margin of 3.0 points" in words(verdict="equivalent", p_tost_adj=0.01)
+    equivalent = words(verdict="equivalent", p_tost_adj=0.01)
+    assert "SFT→DPO minus SFT is smaller than the margin of 3.0 points either way: +5.0 points" in equivalent
+    assert "two one-sided tests of equivalence, p = 0.010 after Holm" in equivalent
     assert words(verdict="not_testable", flags=["descriptive"]).endswith("described only.")
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 ROOT = Path(__file__).parents[3]
-FIGURES = ("forest", "arms", "seeds", "categories", "curves")
+FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
 TABLES = ("contrasts", "arm_means", "seed_effects", "projection", "heterogeneity", "missing")
 TRAINED = ("sft", "sft_dpo", "dpo_only")
 HOSTILE = '<script>alert(1)</script> & <img src="https://evil.example/x.png"> {{ 7 * 7 }} \x07</article>'
