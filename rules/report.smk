@@ -92,6 +92,7 @@ rule report:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --stats {params.stats:q} --figures {params.figures:q} --audits {input.audits:q} --parity {input.parity:q} \
+            --variants {input.variants:q} \
             --prompts {input.prompts:q} --generations {input.generations:q} --scores {input.scores:q} \
             --manifests {input.manifests:q} --output {output.html:q} 2>&1 | tee {log:q}
         """

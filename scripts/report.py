@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--stats", required=True, metavar="DIR", help="tables and decision.json of rule compare")
     parser.add_argument("--figures", required=True, metavar="DIR", help="figures of rule plot")
     parser.add_argument("--audits", nargs="+", required=True, help="audits of the data files and of their tokens")
+    parser.add_argument("--variants", nargs="*", default=[], help="stats-<recipe>/contrasts.parquet of other recipes")
     parser.add_argument("--parity", required=True, help="what training observed to be alike in the arms")
     parser.add_argument("--prompts", required=True, help="held-out prompts (JSON Lines)")
     parser.add_argument("--generations", nargs="+", required=True, help="<run>/generations.parquet of every run")
@@ -87,6 +88,7 @@ def main() -> None:
         decision=decision,
         level=f"{100 * decision['confidence']:g}%",
         contrasts=[contrast_row(row, units) for row in sorted_rows(contrasts, "overall", metrics)],
+        variants=[variant(path, metrics, units) for path in args.variants],
         categories=category_tables(contrasts, metrics, units),
         heterogeneity=tables["heterogeneity"].to_dict("records"),
         arm_means=arm_rows(tables["arm_means"], metrics, units),
@@ -101,7 +103,7 @@ def main() -> None:
     )
     write_text(args.output, page)
     job.say(f"{args.output}: {len(page) // 1024} KiB, {decision['decision']}")
-    listed = [args.prompts, args.parity, *args.audits, *args.generations, *args.scores, *args.manifests]
+    listed = [args.prompts, args.parity, *args.variants, *args.audits, *args.generations, *args.scores, *args.manifests]
     inputs = {**stats, **{f"figure_{name}": path for name, path in figures.items()}, **{path: path for path in listed}}
     inputs |= {"decision": decision_path, "template": TEMPLATE}
     job.finish(inputs=inputs, outputs={"html": args.output})
@@ -149,6 +151,16 @@ def sorted_rows(contrasts, group_kind: str, metrics: list[str]) -> list:
     rows = contrasts[contrasts["group_kind"] == group_kind]
     names = contrast_names(contrasts)
     return sorted(rows.itertuples(), key=lambda row: (metrics.index(row.metric), row.group, names.index(row.contrast)))
+
+
+def variant(path: str, metrics: list[str], units: dict) -> dict:
+    """Name and primary contrasts of another recipe; its folder is stats-<key>~<value>[-<key>~<value>...]."""
+    label = Path(path).parent.name.removeprefix("stats-")
+    rows = sorted_rows(read_frame(path), "overall", metrics)
+    return {
+        "name": re.sub(r"-(?=[a-z_]+~)", ", ", label).replace("~", " ").replace("_", " "),
+        "rows": [contrast_row(row, units) for row in rows if row.family == "primary"],
+    }
 
 
 def contrast_row(row, units: dict) -> dict:
