@@ -25,6 +25,8 @@ from arms.tokens import load_tokenizer, read_tokens
 TOLERANCE = 2e-5
 SEED = 1
 EPOCHS = 4  # 24 pairs in batches of 4: 24 optimiser steps
+# At 1e-2 Adam amplifies fp32 rounding: even stock and equation, which share no code of ours, come 1e-4 apart.
+LEARNING_RATE = 3e-3
 torch.set_num_threads(1)
 
 
@@ -228,7 +230,7 @@ CASES = {
 
 @pytest.mark.parametrize(("arm", "changes"), CASES.values(), ids=CASES)
 def test_every_step_equals_trl_and_the_equation(study, request, arm, changes):
-    recipe = {**DPO["dpo"], "epochs": EPOCHS, "learning_rate": 1e-2, **changes}
+    recipe = {**DPO["dpo"], "epochs": EPOCHS, "learning_rate": LEARNING_RATE, **changes}
     output = f"equivalence, {request.node.callspec.id}"
     start = ["sft.table.parquet", "--start", "sft/arm.json"] if arm == "sft_dpo" else ["base.parquet"]
     study.train_dpo(output, *start, settings={**DPO, "dpo": recipe})

@@ -5,11 +5,11 @@ stands elsewhere, the docstring says where.
 """
 
 import ast
+import contextlib
 import json
 import math
 import os
 import pickle
-import random
 import shutil
 import subprocess
 import sys
@@ -17,13 +17,13 @@ import tomllib
 import warnings
 from importlib.metadata import requires
 
-import pytest
 import pyarrow.parquet
+import pytest
 import torch
 import yaml
 from conftest import DPO, ROOT, SFT, TOKENS, make_study
 from datasets import Dataset
-from peft import PeftModel, get_peft_model
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
 from test_equivalence import (
     PreTokenised,
@@ -45,6 +45,7 @@ from arms.tables import KEY
 from arms.tokens import load_tokenizer, read_tokens
 from arms.training import whole_batches
 
+pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 LN2 = math.log(2)
 TEXT_ROWS = [{"prompt": "Say river.", "chosen": " river", "rejected": " stone"}]
 
@@ -237,9 +238,9 @@ class TestReference:
         assert 0 < (kept - merged).abs().max() < 1e-5
 
     def test_a_fresh_adapter_on_a_kept_one_needs_its_own_reference_switch(self, study):
-        """TRL switches off both adapters, and PEFT makes the frozen one trainable."""
+        """TRL switches off both adapters, and PEFT makes the frozen one trainable. Ours has one adapter."""
         model = sft_policy(study, adapter_name="sft")
-        model.add_adapter("dpo", lora_config())
+        model.add_adapter("dpo", LoraConfig(target_modules=["q_proj", "v_proj"]))
         model.base_model.set_adapter(["sft", "dpo"])
         assert all(value.requires_grad for name, value in model.named_parameters() if ".sft." in name)
         trainer = stock_dpo(study, model)
@@ -452,11 +453,15 @@ class TestBos:
             cured = stock_dpo(study, fresh_adapter(base_of(study))[0], rows, tokenizer=tokenizer)
             assert cured.train_dataset[0]["prompt_input_ids"] == sft["input_ids"]
 
-    def test_our_sft_and_dpo_rows_have_equal_prompts(self, family):
-        _, study = family
+    def test_our_prompts_are_equal_in_sft_dpo_and_generation(self, family):
+        name, study = family
         tokenizer = load_tokenizer(card(study))
-        sft, pairs = (read_tokens(study.folder / f"{kind}.parquet") for kind in ("sft", "pairs"))
-        assert [row["prompt_ids"] for row in sft] == [row["prompt_ids"] for row in pairs]
+        settings = {**TOKENS, "template": "Q: {prompt}\nA:"} if name == "gpt2" else TOKENS
+        flags = ["--data", "data.jsonl", "--kind", "prompts", "--output", "prompts.parquet", "--audit", "prompts.json"]
+        study.run("tokenize_data", settings, "--model", "model/model.json", *flags)
+        sft, pairs, prompts = (read_tokens(study.folder / f"{kind}.parquet") for kind in ("sft", "pairs", "prompts"))
+        for rows in (pairs, prompts):
+            assert [row["prompt_ids"] for row in rows] == [row["prompt_ids"] for row in sft]
         assert [row["completion_ids"] for row in sft] == [row["chosen_ids"] for row in pairs]
         assert all(isinstance(token, int) for row in pairs for token in row["prompt_ids"])
         assert not any(row["prompt_ids"][0] == tokenizer.eos_token_id for row in pairs)
@@ -482,12 +487,11 @@ class TestBos:
 class TestTruncation:
     """TRL cuts; ours refuses or drops, and counts. Each of the letters Z, Q, X and J is one token here."""
 
-    LIMITS = {"max_length": 20, "max_prompt_length": 8}
-
     def row(self, study, prompt, chosen, rejected, **config):
         texts = ("ZQXJ" * 8)[:prompt], ("ZQXJ" * 8)[:chosen], ("ZQXJ" * 8)[:rejected]
         rows = [dict(zip(("prompt", "chosen", "rejected"), texts, strict=True))]
-        row = stock_dpo(study, fresh_adapter(base_of(study))[0], rows, {**self.LIMITS, **config}).train_dataset[0]
+        limits = {"max_length": 20, "max_prompt_length": 8, **config}
+        row = stock_dpo(study, fresh_adapter(base_of(study))[0], rows, limits).train_dataset[0]
         return row, load_tokenizer(card(study))
 
     def test_what_fits_is_whole(self, study):
@@ -645,28 +649,37 @@ class TestResumeAndSeeds:
         rows = whole_batches([{"id": i} for i in range(24)], {"batch_size": 10, "micro_batch_size": 2})
         assert len(rows) == observed(ours, "dpo_only")["rows"] == 20
 
-    def test_two_seeds_start_from_one_initialisation(self, study):
-        """TRL makes the adapter, and only then Trainer sets the seed. torch's own default seed is a fixed number."""
+    def test_the_seed_does_not_reach_the_adapters_initialisation(self, study):
+        """TRL makes the adapter, and only then Trainer sets the seed; a new process starts torch's generator anywhere.
+
+        So equal seeds start from different adapters, and different seeds from one if torch was seeded before.
+        """
         starts = {}
-        for seed in (1, 2):
-            torch.manual_seed(torch.initial_seed() if seed == 1 else fresh)
-            fresh = torch.initial_seed()  # what a new process would start from
+        for state, seed in ((10, 1), (10, 2), (11, 1)):
+            torch.manual_seed(state)
             trainer = stock_dpo(study, base_of(study), config={"seed": seed}, peft_config=lora_config())
-            starts[seed] = weights(trainer.model, "lora_A")
-        assert same(starts[1], starts[2])
+            starts[state, seed] = weights(trainer.model, "lora_A")
+        assert same(starts[10, 1], starts[10, 2])
+        assert not same(starts[10, 1], starts[11, 1])
         outputs = ["--adapter", "seed2/arm.json", "--curves", "seed2/c.parquet", "--observed", "seed2/o.json"]
         study.run("train_sft", SFT, "--model", "model/model.json", "--tokens", "sft.parquet", *outputs, seed="2")
         ours = [load_file(study.folder / folder / "adapter_model.safetensors") for folder in ("sft", "seed2")]
-        # 6 Adam steps of 5e-3 move no weight by more than 0.1, as both start from U(-0.18, 0.18)
+        # LoRA's A starts within 1 / sqrt(32) = 0.18 of zero; 6 Adam steps of 5e-3 move a weight by about 0.03
         apart = max((ours[0][name] - ours[1][name]).abs().max().item() for name in ours[0] if "lora_A" in name)
         assert apart > 0.2
 
-    def test_target_modules_are_written_in_the_order_of_a_set(self, study):
-        """A set of texts has another order in each process, so equal training gives unequal files; ours are sorted."""
-        config = lora_config()
-        config.target_modules = ["q_proj", "v_proj", "k_proj"]
-        config = type(config)(target_modules=config.target_modules)
-        assert isinstance(config.target_modules, set)
+    def test_target_modules_are_written_in_the_order_of_a_set(self, study, tmp_path):
+        """Texts hash differently in each process, so equal training gives unequal files; ours are sorted."""
+
+        class Name(str):
+            def __hash__(self):
+                return self.hash
+
+        q, v, written = Name("q_proj"), Name("v_proj"), []
+        for q.hash, v.hash in ((1, 2), (2, 1)):
+            LoraConfig(target_modules=[q, v]).save_pretrained(tmp_path)
+            written.append(json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"])
+        assert written[0] == written[1][::-1]
         ours = study.read("sft/adapter_config.json")["target_modules"]
         assert ours == sorted(ours)
         assert len(ours) > 1
@@ -703,10 +716,8 @@ class TestSafety:
         shutil.copytree(folder, tmp_path / "planted")
         torch.save(Planted(tmp_path / "it ran"), tmp_path / "planted" / name)
         trainer = stock_dpo(study, fresh_adapter(base_of(study))[0], config={**config, "output_dir": str(tmp_path)})
-        try:
-            trainer.train(resume_from_checkpoint=str(tmp_path / "planted"))
-        except (AttributeError, TypeError) as error:  # the loaded value is None, by then it is too late
-            assert runs, error
+        with pytest.raises((AttributeError, TypeError)) if runs else contextlib.nullcontext():
+            trainer.train(resume_from_checkpoint=str(tmp_path / "planted"))  # fails at what it loaded: too late
         assert (tmp_path / "it ran").exists() == runs
 
     def test_weights_only_cannot_read_all_of_a_stock_checkpoint(self, checkpoint):
@@ -746,8 +757,8 @@ class TestSafety:
                 str(study.folder / "model" / "weights"), quantization_config=BitsAndBytesConfig(load_in_8bit=True)
             )
         layer = bitsandbytes.nn.Linear8bitLt(8, 8, has_fp16_weights=False)
-        with pytest.raises((RuntimeError, AssertionError)):
-            layer.to("cuda")(torch.zeros(1, 8))
+        with pytest.raises(RuntimeError, match="NVIDIA"):
+            layer.to("cuda")
         weight = torch.nn.Parameter(torch.zeros(4096, 2))
         weight.grad = torch.ones_like(weight)
         with pytest.raises(RuntimeError, match="NVIDIA"):
@@ -803,12 +814,3 @@ print(json.dumps(outcome))
     def test_a_star_import_of_trl_is_broken(self):
         with pytest.raises(RuntimeError, match="multitask_prompt_tuning"):
             exec("from trl import *", {})
-
-    def test_ours_imports(self):
-        import bitsandbytes
-        import triton
-
-        assert triton.__version__ == "2.3.1"
-        assert bitsandbytes.__version__ == "0.43.3"
-        assert issubclass(DPOTrainer, object)
-        assert random is not None
