@@ -668,6 +668,15 @@ class TestResumeAndSeeds:
         apart = max((ours[0][name] - ours[1][name]).abs().max().item() for name in ours[0] if "lora_A" in name)
         assert apart > 0.2
 
+    def test_data_seed_is_ignored(self, study):
+        """accelerate's sampler starts from torch's seed; test_equivalence.py rebuilds our order from the seed alone."""
+        orders = {}
+        for seed, data_seed in ((1, 1), (1, 7), (2, 7)):
+            config = {"seed": seed, "data_seed": data_seed}
+            trainer = stock_dpo(study, fresh_adapter(base_of(study))[0], config=config)
+            orders[seed, data_seed] = [batch["chosen_input_ids"].tolist() for batch in trainer.get_train_dataloader()]
+        assert orders[1, 1] == orders[1, 7] != orders[2, 7]
+
     def test_target_modules_are_written_in_the_order_of_a_set(self, study, tmp_path):
         """Texts hash differently in each process, so equal training gives unequal files; ours are sorted."""
 
