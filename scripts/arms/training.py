@@ -70,7 +70,6 @@ def trainer_arguments(recipe: dict, seed: int) -> dict:
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if recipe["gradient_checkpointing"] else None,
         "optim": "adamw_torch",
         "seed": seed,
-        "data_seed": seed,
         "use_cpu": not torch.cuda.is_available(),
         "save_strategy": "no",
         "logging_steps": 1,

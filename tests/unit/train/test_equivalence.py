@@ -112,7 +112,7 @@ def dpo_config(folder, recipe, **options):
 
 def live_reference(study):
     """The SFT adapter twice on one base: `policy` is trained, `reference` stays; with TRL's names for the two."""
-    base, _ = load_base(study.folder / "model" / "model.json", "fp32")
+    base = load_base(study.folder / "model" / "model.json", "fp32")
     model = PeftModel.from_pretrained(base, str(study.folder / "sft"), adapter_name="policy", is_trainable=True)
     model.load_adapter(str(study.folder / "sft"), adapter_name="reference")
     return model, {"model_adapter_name": "policy", "ref_adapter_name": "reference"}
@@ -158,7 +158,7 @@ def per_step(seen):
 def stock_curves(study, arm, recipe):
     """Per-step loss and margin of TRL's own DPOTrainer."""
     card = study.folder / "model" / "model.json"
-    model, names = live_reference(study) if arm == "sft_dpo" else fresh_adapter(load_base(card, "fp32")[0])
+    model, names = live_reference(study) if arm == "sft_dpo" else fresh_adapter(load_base(card, "fp32"))
     trainer = PreTokenised(
         model=model,
         args=dpo_config(study.folder, recipe, **names),

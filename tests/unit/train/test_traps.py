@@ -58,7 +58,7 @@ def card(study):
 
 
 def base_of(study):
-    return load_base(card(study), "fp32")[0]
+    return load_base(card(study), "fp32")
 
 
 def sft_policy(study, folder=None, **options):
