@@ -56,11 +56,13 @@ class Checkpoints:
             self.job.say(f"another process is training this run (it holds {self.alive.name}); waiting for its end")
             fcntl.flock(self.alive, fcntl.LOCK_EX)
         found = None
-        for path in sorted(self.folder.glob("*step-*"), reverse=True):
+        for path in sorted(self.folder.glob("step-*"), reverse=True):
             if found is None and self._is_whole(path):
                 found = path
             else:
                 shutil.rmtree(path)
+        for path in self.folder.glob(".partial-*"):
+            shutil.rmtree(path)
         return found
 
     def _is_whole(self, path: Path) -> bool:
@@ -95,7 +97,7 @@ class Checkpoints:
             with (partial / name).open("rb") as stream:
                 os.fsync(stream.fileno())
         partial.replace(final)
-        for path in self.folder.glob("*step-*"):
+        for path in self.folder.glob("step-*"):
             if path != final:
                 shutil.rmtree(path)
         self.saved = time.monotonic()

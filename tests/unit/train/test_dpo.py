@@ -110,9 +110,7 @@ def test_step0_closed_forms(loss_type, expected):
     assert losses.tolist() == pytest.approx([expected] * 2, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "loss_type", ["exo_pair", "nca_pair", "sppo_hard", "aot", "aot_pair"]
-)
+@pytest.mark.parametrize("loss_type", ["exo_pair", "nca_pair", "sppo_hard", "aot", "aot_pair"])
 def test_the_other_losses_pass_their_gate_and_train(study, loss_type):
     recipe = {**DPO["dpo"], "loss_type": loss_type, "micro_batch_size": 4, "learning_rate": 1e-4}
     folder = f"loss-{loss_type}"
