@@ -5,7 +5,6 @@ import functools
 import hashlib
 import json
 import shlex
-import sys
 from pathlib import Path
 
 from snakemake.io import is_flagged

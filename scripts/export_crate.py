@@ -291,7 +291,8 @@ def validate(path: str | Path) -> list[str]:
 
     logging.getLogger("rocrate_validator").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as folder:
-        cache = Path(folder) / "contexts"
+        crate, cache = Path(folder) / "crate.zip", Path(folder) / "contexts"
+        crate.symlink_to(Path(path).absolute())  # the validator cannot read a crate whose path has a space
         context = (Path(rocrate.__file__).parent / "data" / "ro-crate.jsonld").open("rb")
         headers = {"Content-Type": "application/ld+json"}
         with context, CachedSession(str(cache), backend="sqlite", expire_after=-1) as session:
@@ -300,7 +301,7 @@ def validate(path: str | Path) -> list[str]:
             session.cache.save_response(HTTPAdapter().build_response(request, raw))
         result = services.validate(
             ValidationSettings(
-                rocrate_uri=str(path),
+                rocrate_uri=str(crate),
                 profile_identifier="provenance-run-crate",
                 requirement_severity=Severity.REQUIRED,
                 offline=True,
