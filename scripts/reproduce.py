@@ -11,9 +11,9 @@ manifests say of times, commit and machine.
 
 Results are equal to the byte where the CPU class is the same (vendor, widest vector instructions, what torch uses of
 them, device): kernels are chosen by it, so another class rounds otherwise, and a greedy answer may take another turn.
-There, if nothing else differs (but python's patch release, which the lock leaves to the machine), each mean and each paired difference must be within half of the
-half-width of its recorded 95% interval over prompts (one prompt, where that interval has no width). The checksum file
-states every value and its tolerance. Exit code 1: the study was not reproduced.
+There, if nothing else differs (but python's patch release, which the lock leaves to the machine), each mean and each
+paired difference must be within half of the half-width of its recorded 95% interval over prompts (one prompt, where
+that interval has no width). The checksum file states every value and its tolerance. Exit code 1: not reproduced.
 """
 
 from __future__ import annotations
