@@ -14,7 +14,6 @@ CONDA = {"PATH": f"{STANDIN}:{os.environ['PATH']}"}  # a dry run with --sdm cond
 EDITS = {
     "nothing": ("config/smoke.yaml", "", ""),
     "dpo.beta": ("config/smoke.yaml", "dpo:\n", "dpo:\n  beta: 0.2\n"),
-    "the code of the statistics": ("scripts/paired/adjust.py", "\ndef ", "\nUNUSED = 1\n\n\ndef "),
     "a row of the pairs": ("config/data/preferences.jsonl", " the ", " that "),
 }
 
