@@ -6,14 +6,14 @@
         --config config/config.yaml
 
 `rebuild` clones the commit that is checked out, runs the study there through the public command, and compares.
-Logs, benchmarks and manifests hold times and are not compared, nor are the lines of the report that show times or the
-commit.
+Logs, benchmarks and manifests hold times and are not compared, nor are the lines of the report that show what the
+manifests say of times, commit and machine.
 
 Results are equal to the byte where the CPU class is the same (vendor, widest vector instructions, what torch uses of
 them, device): kernels are chosen by it, so another class rounds otherwise, and a greedy answer may take another turn.
-There, if the CPU class is the only thing that differs, each mean and each paired difference must be within half of the
-half-width of its recorded 95% interval over prompts (one prompt, where that interval has no width). The checksum file
-states every value and its tolerance. Exit code 1: the study was not reproduced.
+There, if nothing else differs (but python's patch release, which the lock leaves to the machine), each mean and each
+paired difference must be within half of the half-width of its recorded 95% interval over prompts (one prompt, where
+that interval has no width). The checksum file states every value and its tolerance. Exit code 1: not reproduced.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from arms.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 CPU = "CPU class"
+OF_THE_MACHINE = {CPU, "version python"}
 VARIES = re.compile(rb"<!-- varies -->.*?<!-- end -->", re.DOTALL)
 
 
@@ -83,8 +84,8 @@ def record(results: Path, config: str) -> dict:
         "commits": sorted({manifest["git"]["sha"] or "outside git" for manifest in manifests}),
         "versions": {m["lock"]["file"]: m["versions"] for m in manifests if m["lock"]},
         "jobs": jobs,
-        "values": values(results),
         "headline": read_json(results / "stats" / "decision.json")["headline"],
+        "values": values(results),
     }
 
 
@@ -110,7 +111,7 @@ def job_of(manifest: dict, results: Path) -> dict:
 
 
 def checksum(path: Path) -> str | None:
-    """sha256 of a result, of a page without the parts that vary (times, commit); None if it is not there."""
+    """sha256 of a result, of a page without the lines that vary (times, commit, machine); None if it is not there."""
     if path.suffix == ".html" and path.is_file():
         return sha256_bytes(VARIES.sub(b"", path.read_bytes()))
     return sha256_file(path) if path.exists() else None
@@ -137,10 +138,8 @@ def rebuild(recorded: dict, folder: Path, cores: str) -> Path:
     """Run the study in a new clone of the commit that is checked out; its results folder."""
     if folder.exists():
         raise UserError(f"{folder} exists; a rebuild needs a new folder")
-    if subprocess.run(
-        ["git", "-C", str(ROOT), "rev-parse", "--quiet", "--verify", "HEAD"], capture_output=True
-    ).returncode:
-        raise UserError(f"{ROOT} is not a git clone with a commit: what should be rebuilt?")
+    if not (ROOT / ".git").exists():
+        raise UserError(f"{ROOT} is not a git clone: a rebuild clones its commit")
     if subprocess.run(["git", "-C", str(ROOT), "diff", "--quiet", "HEAD"]).returncode:
         print("note: the commit is rebuilt, without the uncommitted changes here", flush=True)
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
@@ -172,7 +171,7 @@ def compare(recorded: dict, here: dict) -> bool:
         )
     counts = Counter(name.split()[0] for name in different)
     print(f"jobs whose results differ: {', '.join(f'{rule} {count}' for rule, count in counts.items())}")
-    if CPU in reasons[different[0]] and all(set(found) <= {CPU} for found in reasons.values()):
+    if CPU in reasons[different[0]] and all(set(found) <= OF_THE_MACHINE for found in reasons.values()):
         return close(recorded, here)
     print("NOT reproduced")
     return False
