@@ -40,7 +40,9 @@ def main() -> None:
 def run(given: dict, budget: dict, folder: Path) -> bool:
     """Whether the largest size stays in the budget; prints a table of all sizes."""
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f}")
-    print("| prompts | score rows | wall s | CPU s | peak RSS MB | wall s per 10^5 prompts |\n|---|---|---|---|---|---|")
+    print(
+        "| prompts | score rows | wall s | CPU s | peak RSS MB | wall s per 10^5 prompts |\n|---|---|---|---|---|---|"
+    )
     fits = True
     for n in (given["n_prompts"] // 100, given["n_prompts"] // 10, given["n_prompts"]):
         place = folder / str(n)
