@@ -382,6 +382,7 @@ class _Cells:
         self.folder = files[0].parent
         self.prompt_ids = pa.array(prompts["prompt_id"], pa.string())
         self.heldout = (prompts["split"] == "heldout").to_numpy()
+        self.first_row = 0  # of the batch that is being read, in its file
         self.seeds, self.n_samples = self._design()
         shape = (len(prompts), self.n_samples)
         self.values = {arm: np.full((len(self.seeds[arm]), *shape), np.nan) for arm in plan.arms}
@@ -400,8 +401,10 @@ class _Cells:
                 raise ContractError(f"{path}: no such file") from None
             except (pa.ArrowException, OSError) as error:
                 raise ContractError(f"{path}: not a readable parquet file ({error})") from None
+            self.first_row = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 yield path, batch
+                self.first_row += len(batch)
 
     def _design(self) -> tuple[dict[str, tuple[int, ...]], int]:
         """The seeds of each arm and the number of samples, from a first pass over three columns."""
@@ -442,13 +445,17 @@ class _Cells:
             lookup.append(names.index(name))
         return np.asarray(lookup, dtype=np.int64)[indices]
 
-    @staticmethod
-    def _encoded(path: Path, batch: pa.RecordBatch, column: str) -> tuple[pa.Array, np.ndarray]:
-        """(texts, indices) of a text column: only texts that occur, and int64 [rows] into them."""
+    def _required(self, path: Path, batch: pa.RecordBatch, column: str) -> pa.Array:
+        """A column that may not be null."""
         array = batch.column(column)
         if array.null_count:
-            row = pc.index(pc.is_null(array), True).as_py()
-            raise ContractError(f"{path}, column {column!r}: null (row {row} of its batch)")
+            row = self.first_row + pc.index(pc.is_null(array), True).as_py()
+            raise ContractError(f"{path}, row {row}: column {column!r} is null")
+        return array
+
+    def _encoded(self, path: Path, batch: pa.RecordBatch, column: str) -> tuple[pa.Array, np.ndarray]:
+        """(texts, indices) of a text column: only texts that occur, and int64 [rows] into them."""
+        array = self._required(path, batch, column)
         try:
             if not pa.types.is_dictionary(array.type):
                 array = array.cast(pa.string()).dictionary_encode()
@@ -464,13 +471,10 @@ class _Cells:
             texts, indices = texts.take(pa.array(used)), position[indices]
         return texts, indices
 
-    @staticmethod
-    def _integers(path: Path, batch: pa.RecordBatch, column: str) -> np.ndarray:
-        array = batch.column(column)
+    def _integers(self, path: Path, batch: pa.RecordBatch, column: str) -> np.ndarray:
+        array = self._required(path, batch, column)
         if not pa.types.is_integer(array.type):
             raise ContractError(f"{path}, column {column!r}: must hold integers, found {array.type}")
-        if array.null_count:
-            raise ContractError(f"{path}, column {column!r}: null")
         return array.to_numpy(zero_copy_only=False).astype(np.int64)
 
     def place(self, path: Path, batch: pa.RecordBatch) -> None:

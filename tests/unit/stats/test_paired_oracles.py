@@ -486,6 +486,117 @@ def test_missing(case, tmp_path):
     check(case["expected"], found, case["tolerance"], case["id"])
 
 
+def test_simulated_studies_have_the_p_values_of_whole_studies(tmp_path):
+    """What benchmarks/simulate.py counts is what `analyse` reports for the same data in files."""
+    simulate = benchmark("simulate")
+    key, n, n_seeds = (7, 1), 96, 3
+    effects = {"sft_dpo": 0.6, "dpo_only": 0.6}
+    simulated = simulate.study_replicate((key, n, n_seeds, 4, 0.1, effects))
+    names = [f"p{i:02d}" for i in range(n)]
+    for metric, arms in simulate.study_scores(key, n, n_seeds, 0.1, effects).items():
+        rows = [
+            (arm, seed, name, 0, float(value), "ok")
+            for arm, values in arms.items()
+            for seed, own in zip([-1] if arm == "base" else [1, 2, 3], values, strict=True)
+            for name, value in zip(names, own, strict=True)
+        ]
+        scores = write_scores(tmp_path, metric, rows)
+    prompts = [{"prompt_id": name, "category": f"c{i % 4}", "cluster_id": name} for i, name in enumerate(names)]
+    prompts = read_prompts(write_prompts(tmp_path, prompts))
+    table = analyse(read_plan(simulate.study_plan()), [scores], prompts).tables["contrasts"].to_pandas()
+    both = table.merge(simulated, on="hypothesis_id", suffixes=("", "_simulated"))
+    assert len(both) == len(simulated) == len(table) == 90
+    assert (both["family"] == both["family_simulated"]).all()
+    for column in ("p_ckpt", "p_method", "p_adj"):
+        assert both[f"{column}_simulated"].to_numpy() == pytest.approx(both[column].to_numpy(), rel=1e-10), column
+
+
+# --- missing outputs, by brute force --------------------------------------------------------------------------------
+
+
+def naive_missing(cells, weights, prompts, metric):
+    """The estimates of spec 1.8 for one contrast, with loops. cells: (arm, seed, prompt) -> [(value, status)]."""
+    arms = {"base", *weights, "sft", "sft_dpo", "dpo_only"}
+    low, high = metric.get("bounds") or (None, None)
+    worst = low if metric["higher_is_better"] else high
+    infra, model = ("error", "judge_fail"), ("empty", "truncated", "parse_fail")
+    seeds = {arm: [-1] if arm == "base" else [1, 2, 3] for arm in arms}
+
+    def statuses(prompt, of):
+        return [s for arm in of for seed in seeds[arm] for _, s in cells[arm, seed, prompt]]
+
+    def estimate(chosen, fill):
+        total = 0.0
+        for arm, weight in weights.items():
+            values = [
+                np.mean([fill(weight) if v is None else v for v, _ in cells[arm, seed, prompt]])
+                for prompt in chosen
+                for seed in seeds[arm]
+            ]
+            total += weight * np.mean(values)
+        return total
+
+    dropping = infra if metric.get("bounds") else infra + model
+    kept = [p for p in prompts if not set(statuses(p, arms)) & set(dropping)]
+    complete = [p for p in prompts if set(statuses(p, weights)) == {"ok"}]
+    bounds = (None, None)
+    if metric.get("bounds"):
+        bounds = (
+            estimate(prompts, lambda w: low if w > 0 else high),
+            estimate(prompts, lambda w: high if w > 0 else low),
+        )
+    return {
+        "n_prompts": len(kept),
+        "estimate": estimate(kept, lambda w: worst),
+        "estimate_complete_case": estimate(complete, None) if complete else None,
+        "bounds_lo": bounds[0],
+        "bounds_hi": bounds[1],
+    }
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        {"kind": "binary", "higher_is_better": True, "bounds": [0, 1]},
+        {"kind": "binary", "higher_is_better": False, "bounds": [0, 1]},
+        {"kind": "ordinal", "step": 0.5, "higher_is_better": False, "bounds": [1, 5]},
+        {"kind": "continuous", "higher_is_better": True},
+    ],
+    ids=lambda m: f"{m['kind']}-{'up' if m['higher_is_better'] else 'down'}",
+)
+def test_missing_outputs_by_brute_force(metric, tmp_path):
+    rng = np.random.default_rng(5)
+    names = [f"p{i:02d}" for i in range(24)]
+    draw = {
+        "binary": lambda: float(rng.integers(2)),
+        "ordinal": lambda: float(rng.integers(2, 11)) / 2,
+        "continuous": lambda: float(rng.normal()),
+    }[metric["kind"]]
+    cells, rows = {}, []
+    for arm in ("base", "sft", "sft_dpo", "dpo_only"):
+        for seed in [-1] if arm == "base" else [1, 2, 3]:
+            for prompt in names:
+                own = []
+                for k in range(2):
+                    status = rng.choice(["ok", "empty", "parse_fail", "error"], p=[0.97, 0.015, 0.01, 0.005])
+                    own.append((draw() if status == "ok" else None, str(status)))
+                    rows.append((arm, seed, prompt, k, *own[-1]))
+                cells[arm, seed, prompt] = own
+    prompts = [{"prompt_id": name, "category": "c", "cluster_id": name} for name in names]
+    plan = read_plan({"metrics": {"m": metric}, "primary_metric": "m"})
+    scores = write_scores(tmp_path, "m", rows)
+    study = analyse(plan, [scores], read_prompts(write_prompts(tmp_path, prompts)))
+    found = {row["contrast"]: row for row in study.tables["contrasts"].to_pylist()}
+    for contrast, weights in plan.contrasts.items():
+        expected = naive_missing(cells, weights, names, metric)
+        check(expected, found[contrast], {"abs": 1e-12, "rel": 1e-12}, contrast)
+        assert found[contrast]["n_prompts"] < 24
+    counts = {arm: [s for (a, _, _), own in cells.items() if a == arm for _, s in own] for arm in ("sft", "base")}
+    rates = [np.mean([s != "ok" for s in counts[arm]]) for arm in ("sft", "base")]
+    assert [found["C4"]["rate_missing_pos"], found["C4"]["rate_missing_neg"]] == pytest.approx(rates)
+    assert study.decision["gates"]["coverage"] is False
+
+
 # --- metamorphic --------------------------------------------------------------------------------------------------
 
 
