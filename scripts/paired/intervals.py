@@ -106,8 +106,10 @@ class SeedVariance:
 
     @property
     def same_sign(self) -> int:
-        """How many seeds share the sign of the mean (all of them where the mean is zero and so are they)."""
-        return int((np.sign(self.theta) == np.sign(round(float(self.theta.mean()), 15))).sum())
+        """How many seeds share the sign of the mean; zero, up to rounding, is a sign of its own."""
+        all_values = np.append(self.theta, self.theta.mean())
+        all_values[np.abs(all_values) <= 1e-12 * np.abs(self.theta).max()] = 0.0
+        return int((np.sign(all_values[:-1]) == np.sign(all_values[-1])).sum())
 
 
 def seed_variance(differences: np.ndarray, codes: np.ndarray, n_clusters: int) -> SeedVariance:

@@ -148,6 +148,14 @@ def test_tango_at_the_edges(n12, n21, n):
     assert (high, low) == pytest.approx([-end for end in proportions.tango_interval(n21, n12, n, 0.05)], abs=1e-9)
 
 
+def test_a_seed_without_an_effect_shares_no_sign():
+    """0.1 + 0.2 - 0.3 is not zero in floating point."""
+    d = np.array([[0.1, 0.2, -0.3, 0.0], [0.2, 0.3, 0.1, 0.1], [0.3, 0.2, 0.0, 0.2], [-0.1, -0.1, -0.3, 0.0]])
+    assert d[0].mean() > 0
+    assert infer(d).seeds.same_sign == 2
+    assert infer(d[[0, 0]] - d[[0, 0]]).seeds.same_sign == 2
+
+
 def test_macro_weighting_is_the_mean_of_category_means():
     d = RNG.normal(0.2, 1, (3, 30))
     category = np.repeat([0, 1, 2], [20, 6, 4])

@@ -163,21 +163,22 @@ def run_cluster_mean(case):
 def run_crossed_inference(case):
     differences = np.array(case["d_seed_by_prompt"], dtype=float)
     found = infer(differences, clusters(case["cluster"])[0], rng=np.random.default_rng(0))
+    seeds = found.seeds
     return {
         "estimate": found.estimate,
-        "theta_seed": list(found.seeds.theta),
-        "V_prompt": found.se_ckpt**2,
+        "theta_seed": [found.estimate] if seeds is None else list(seeds.theta),
+        "V_prompt": None if found.se_ckpt is None else found.se_ckpt**2,
         "df_prompt": found.df_ckpt,
-        "V_seed": found.seeds.v_seed,
-        "df_seed": found.method[1][1],
-        "V_resid": found.seeds.v_resid,
+        "V_seed": seeds and seeds.v_seed,
+        "df_seed": found.method and found.method[1][1],
+        "V_resid": seeds and seeds.v_resid,
         "ci_checkpoint": found.ci_ckpt,
         "ci_method": found.ci_method,
         "p_method": found.p_method,
         "ci_method_excess": found.ci_method_excess,
-        "sd_seed": found.seeds.sd_seed,
+        "sd_seed": seeds and seeds.sd_seed,
         "min_seed_signflip_p": signflip.signflip(np.ones(found.n_seeds)).p_min_attainable,
-        "seeds_same_sign": found.seeds.same_sign,
+        "seeds_same_sign": 1 if seeds is None else seeds.same_sign,
     }
 
 
