@@ -674,6 +674,29 @@ def test_metamorphic(case, tmp_path):
         METAMORPHIC[case["id"]]()
 
 
+@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize("weighting", ["micro", "macro"])
+def test_an_error_rate_says_what_the_success_rate_says(n_seeds, weighting, tmp_path):
+    """1 - y with higher_is_better false: the same gain, p, margins and verdicts; estimates and intervals mirrored."""
+    prompts, rows = small_study({"base": [-1]} | dict.fromkeys(("sft", "sft_dpo", "dpo_only"), range(1, n_seeds + 1)))
+    plan = PLAN | {"weighting": weighting}
+    found = []
+    for name, up in (("up", True), ("down", False)):
+        flipped = [[*row[:4], row[4] if up else 1 - row[4], row[5]] for row in rows]
+        flipped[40][4:] = [None, "truncated"]
+        metric = {"kind": "binary", "higher_is_better": up, "margin": 0.1}
+        study = analyse_rows(tmp_path / name, prompts, flipped, plan | {"metrics": {"m": metric}})
+        found.append(study.tables["contrasts"].to_pylist())
+    same = ("gain", "se_ckpt", "p_ckpt", "p_ckpt_mid", "p_method", "p_tost", "p_noninferior", "p_harm", "p_adj")
+    same = (*same, "p_tost_adj", "mde_ckpt", "n_required", "seeds_same_sign", "verdict", "flags")
+    tolerance = {"abs": 1e-12, "rel": 1e-9}
+    for one, other in zip(*found, strict=True):
+        assert one["rate_missing_pos"] + one["rate_missing_neg"] > 0 or one["contrast"] not in ("C1", "C4", "C6")
+        check({name: one[name] for name in same}, other, tolerance, one["hypothesis_id"])
+        for low, high in (("ci_ckpt_lo", "ci_ckpt_hi"), ("ci_method_lo", "ci_method_hi"), ("bounds_lo", "bounds_hi")):
+            check(one[low] and -one[low], other[high], tolerance, one["hypothesis_id"])
+
+
 # --- contract -----------------------------------------------------------------------------------------------------
 
 SEEDS = {"base": [-1], "sft": [1, 2, 3], "sft_dpo": [1, 2, 3], "dpo_only": [1, 2, 3]}
