@@ -214,6 +214,11 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
         if not isinstance(bounds, list | tuple) or len(bounds) != 2 or not bounds[0] < bounds[1]:
             raise ContractError(f"{where}, key 'bounds': must be [low, high] or null, found {bounds!r}")
         bounds = (float(bounds[0]), float(bounds[1]))
+    if bounds is not None and (entry.get("margin") or 0) >= bounds[1] - bounds[0]:
+        raise ContractError(
+            f"{where}, key 'margin': {entry['margin']} is no smaller than the range of the metric, "
+            f"{bounds[0]:g} to {bounds[1]:g}; no difference could reach it"
+        )
     return Metric(
         name=name,
         kind=kind,
@@ -401,6 +406,7 @@ class _Cells:
         self.folder = files[0].parent
         self.prompt_ids = pa.array(prompts["prompt_id"], pa.string())
         self.heldout = (prompts["split"] == "heldout").to_numpy()
+        self.first_row = 0  # of the batch that is being read, in its file
         self.seeds, self.n_samples = self._design()
         shape = (len(prompts), self.n_samples)
         self.values = {arm: np.full((len(self.seeds[arm]), *shape), np.nan) for arm in plan.arms}
@@ -419,8 +425,10 @@ class _Cells:
                 raise ContractError(f"{path}: no such file") from None
             except (pa.ArrowException, OSError) as error:
                 raise ContractError(f"{path}: not a readable parquet file ({error})") from None
+            self.first_row = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 yield path, batch
+                self.first_row += len(batch)
 
     def _design(self) -> tuple[dict[str, tuple[int, ...]], int]:
         """The seeds of each arm and the number of samples, from a first pass over three columns."""
@@ -460,34 +468,44 @@ class _Cells:
 
     def _codes(self, path: Path, batch: pa.RecordBatch, column: str, names: tuple[str, ...]) -> np.ndarray:
         """Index of each entry of a text column in `names`."""
-        encoded = self._encoded(path, batch, column)
+        texts, indices = self._encoded(path, batch, column)
         lookup = []
-        for name in encoded.dictionary.to_pylist():
+        for name in texts.to_pylist():
             if name not in names:
                 raise ContractError(f"{path}, column {column!r}: {name!r} is not one of {', '.join(names)}")
             lookup.append(names.index(name))
-        return np.asarray(lookup, dtype=np.int64)[encoded.indices.to_numpy(zero_copy_only=False)]
+        return np.asarray(lookup, dtype=np.int64)[indices]
 
-    @staticmethod
-    def _encoded(path: Path, batch: pa.RecordBatch, column: str) -> pa.DictionaryArray:
+    def _required(self, path: Path, batch: pa.RecordBatch, column: str) -> pa.Array:
+        """A column that may not be null."""
         array = batch.column(column)
         if array.null_count:
-            row = pc.index(pc.is_null(array), True).as_py()
-            raise ContractError(f"{path}, column {column!r}: null (row {row} of its batch)")
+            row = self.first_row + pc.index(pc.is_null(array), True).as_py()
+            raise ContractError(f"{path}, row {row}: column {column!r} is null")
+        return array
+
+    def _encoded(self, path: Path, batch: pa.RecordBatch, column: str) -> tuple[pa.Array, np.ndarray]:
+        """(texts, indices) of a text column: only texts that occur, and int64 [rows] into them."""
+        array = self._required(path, batch, column)
         try:
             if not pa.types.is_dictionary(array.type):
                 array = array.cast(pa.string()).dictionary_encode()
-            return pa.DictionaryArray.from_arrays(array.indices, array.dictionary.cast(pa.string()))
+            texts = array.dictionary.cast(pa.string())
         except pa.ArrowException:
             raise ContractError(f"{path}, column {column!r}: must hold text, found {array.type}") from None
+        indices = array.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        # A filtered table keeps the texts of the rows that it lost; they must not be judged.
+        used = np.flatnonzero(np.bincount(indices, minlength=len(texts)))
+        if len(used) < len(texts):
+            position = np.zeros(len(texts), dtype=np.int64)
+            position[used] = np.arange(len(used))
+            texts, indices = texts.take(pa.array(used)), position[indices]
+        return texts, indices
 
-    @staticmethod
-    def _integers(path: Path, batch: pa.RecordBatch, column: str) -> np.ndarray:
-        array = batch.column(column)
+    def _integers(self, path: Path, batch: pa.RecordBatch, column: str) -> np.ndarray:
+        array = self._required(path, batch, column)
         if not pa.types.is_integer(array.type):
             raise ContractError(f"{path}, column {column!r}: must hold integers, found {array.type}")
-        if array.null_count:
-            raise ContractError(f"{path}, column {column!r}: null")
         return array.to_numpy(zero_copy_only=False).astype(np.int64)
 
     def place(self, path: Path, batch: pa.RecordBatch) -> None:
@@ -520,7 +538,7 @@ class _Cells:
         if self.metric.kind == "ordinal" and self.metric.step:
             steps = values / self.metric.step
             fail(ok & (np.abs(steps - np.rint(steps)) > 1e-9), f"{{}} is no multiple of the step {self.metric.step:g}")
-        hashes = self._output_hashes(batch)
+        hashes = self._output_hashes(path, batch)
         for code, arm in enumerate(self.plan.arms):
             rows = np.flatnonzero(arms == code)
             if not len(rows):
@@ -545,25 +563,34 @@ class _Cells:
             raise ContractError(f"{path}: duplicate key ({key}); each key has exactly one row")
 
     def _prompts(self, path: Path, batch: pa.RecordBatch) -> np.ndarray:
-        encoded = self._encoded(path, batch, "prompt_id")
-        index = pc.index_in(encoded.dictionary, value_set=self.prompt_ids)
+        texts, indices = self._encoded(path, batch, "prompt_id")
+        index = pc.index_in(texts, value_set=self.prompt_ids)
         if index.null_count:
-            unknown = encoded.dictionary[pc.index(pc.is_null(index), True).as_py()].as_py()
+            unknown = texts[pc.index(pc.is_null(index), True).as_py()].as_py()
             raise ContractError(f"{path}, column 'prompt_id': {unknown!r} is not in the prompts file")
         index = index.to_numpy(zero_copy_only=False).astype(np.int64)
         training = index[~self.heldout[index]]
         if len(training):
             name = self.prompt_ids[int(training.min())].as_py()
             raise ContractError(f"{path}, column 'prompt_id': {name!r} is not a held-out prompt (its split says so)")
-        return index[encoded.indices.to_numpy(zero_copy_only=False)]
+        return index[indices]
 
     @staticmethod
-    def _output_hashes(batch: pa.RecordBatch) -> np.ndarray | None:
-        """64 bits of each generation's hash, 0 for none; None when the whole batch has none."""
+    def _output_hashes(path: Path, batch: pa.RecordBatch) -> np.ndarray | None:
+        """The first 64 bits of each generation's sha256, 0 for none; None when the whole batch has none."""
         array = batch.column("gen_sha256")
         if array.null_count == len(array):
             return None
-        return pd.util.hash_array(array.cast(pa.string()).fill_null("").to_numpy(zero_copy_only=False))
+        try:
+            text = array.cast(pa.string())
+            wrong = pc.invert(pc.fill_null(pc.match_substring_regex(text, "^[0-9a-f]{64}$"), True))
+        except pa.ArrowException:
+            raise ContractError(f"{path}, column 'gen_sha256': must hold text, found {array.type}") from None
+        if pc.any(wrong).as_py():
+            found = text[pc.index(wrong, True).as_py()].as_py()
+            raise ContractError(f"{path}, column 'gen_sha256': {found!r} is not a sha256 (64 hexadecimal digits)")
+        first = pc.fill_null(pc.utf8_slice_codeunits(text, 0, 16), "0" * 16)
+        return np.frombuffer(bytes.fromhex("".join(first.to_pylist())), dtype=">u8").astype(np.uint64)
 
     def _key(self, arm: str, seed: int, prompt: int, sample: int) -> str:
         name = self.prompt_ids[int(prompt)].as_py()
@@ -618,6 +645,7 @@ class _Cells:
         for i, first in enumerate(names):
             for second in names[i + 1 :]:
                 one, other = np.broadcast_arrays(outputs[first], outputs[second])
-                if any((a == b).all() for a, b in zip(one, other, strict=True)):
+                # Zeros are outputs without a hash, which say nothing.
+                if any((a == b).all() and a.any() for a, b in zip(one, other, strict=True)):
                     pairs.append((first, second))
         return pairs

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special, stats
 
+from .signflip import SMALLEST_P
+
 NO_EFFECT_SIZES = dict.fromkeys(
     (
         "d_z",
@@ -34,11 +36,16 @@ def effect_sizes(first: np.ndarray, second: np.ndarray) -> dict[str, float | Non
     n = len(difference)
     if n < 2:
         return dict(NO_EFFECT_SIZES)
-    mean, sd = float(difference.mean()), float(difference.std(ddof=1))
-    sd_first, sd_second = float(first.std(ddof=1)), float(second.std(ddof=1))
+    mean, sd = float(difference.mean()), _sd(difference)
+    sd_first, sd_second = _sd(first), _sd(second)
     unpaired = sd_first**2 + sd_second**2
     signs = np.sign(difference)
-    d_z = mean / sd if sd > 1e-12 * abs(mean) else None
+    d_z = mean / sd if sd > 0 else None
+    corr = None
+    if min(sd_first, sd_second) > 0:
+        # Plain sums: numpy's corrcoef calls BLAS, whose last bits depend on the number of threads.
+        shared = float(((first - first.mean()) * (second - second.mean())).sum()) / (n - 1)
+        corr = min(max(shared / (sd_first * sd_second), -1.0), 1.0)
     return {
         "d_z": d_z,
         "g_z": d_z * hedges_correction(n - 1) if d_z is not None else None,
@@ -46,9 +53,15 @@ def effect_sizes(first: np.ndarray, second: np.ndarray) -> dict[str, float | Non
         "net_win_rate": float(signs.mean()),
         "prob_superiority": float((signs.mean() + 1) / 2),
         "rank_biserial": _rank_biserial(difference),
-        "corr_ab": float(np.corrcoef(first, second)[0, 1]) if min(sd_first, sd_second) > 0 else None,
+        "corr_ab": corr,
         "variance_ratio": sd**2 / unpaired if unpaired > 0 else None,
     }
+
+
+def _sd(values: np.ndarray) -> float:
+    """Standard deviation; exactly zero for values that differ by rounding only."""
+    sd = float(values.std(ddof=1))
+    return sd if sd > 1e-12 * float(np.abs(values).max()) else 0.0
 
 
 def hedges_correction(df: int) -> float:
@@ -83,9 +96,9 @@ class Heterogeneity:
 def heterogeneity(estimates: np.ndarray, variances: np.ndarray, dfs: np.ndarray) -> Heterogeneity | None:
     """Welch-James F of category estimates, float [C] each; equals Welch's ANOVA when clusters are single prompts.
 
-    None for fewer than two categories with a positive variance.
+    Categories whose differences do not vary are left out; None for fewer than two others. p is never 0.
     """
-    usable = variances > 0
+    usable = variances > (1e-12 * estimates) ** 2
     estimates, variances, dfs = estimates[usable], variances[usable], dfs[usable]
     c = len(estimates)
     if c < 2:
@@ -97,4 +110,4 @@ def heterogeneity(estimates: np.ndarray, variances: np.ndarray, dfs: np.ndarray)
     f = q / (c - 1) / (1 + 2 * (c - 2) / (c**2 - 1) * spread)
     df1, df2 = c - 1.0, (c**2 - 1) / (3 * spread)
     i2 = max(0.0, (q - df1) / q) if q > 0 else 0.0
-    return Heterogeneity(q, f, df1, df2, float(stats.f.sf(f, df1, df2)), i2)
+    return Heterogeneity(q, f, df1, df2, max(float(stats.f.sf(f, df1, df2)), SMALLEST_P), i2)

@@ -155,12 +155,15 @@ def infer(
         "seeds": seeds,
     }
     if np.sqrt(v_prompt) <= 1e-12 * largest:
+        # No cluster differs from the others: all by the same amount, or differences cancel within every cluster.
+        cancelled = flip.n_nonzero == 0
         return Inference(
-            estimate,
+            0.0 if cancelled else estimate,
             **common,
             ci_ckpt=proportions.tango_interval(*table, alpha) if table else None,
             ci_ckpt_method="tango" if table else None,
-            flags=["degenerate_zero_variance"],
+            p_method=1.0 if cancelled and seeds is not None else None,
+            flags=["degenerate_zero_diff" if cancelled else "degenerate_zero_variance"],
         )
     checkpoint = [(v_prompt, df)]
     method = excess = None

@@ -57,6 +57,7 @@ def cluster_mean(values: np.ndarray, codes: np.ndarray, n_clusters: int) -> Clus
     naive = float(((values - mean) ** 2).sum()) / (n - 1) / n
     cr0 = float((deviations**2).sum()) / n**2
     cr2 = float((deviations**2 / (1 - sizes / n)).sum()) / n**2
+    varies = naive > (1e-12 * float(np.abs(values).max())) ** 2
     return ClusterMean(
         mean=mean,
         n=n,
@@ -66,7 +67,7 @@ def cluster_mean(values: np.ndarray, codes: np.ndarray, n_clusters: int) -> Clus
         se_cr1=np.sqrt(cr0 * n_clusters / (n_clusters - 1)),
         se_cr2=np.sqrt(cr2),
         df=bell_mccaffrey_df(sizes),
-        design_effect=cr2 / naive if naive > 0 else None,
+        design_effect=cr2 / naive if varies else None,
     )
 
 
@@ -105,8 +106,10 @@ class SeedVariance:
 
     @property
     def same_sign(self) -> int:
-        """How many seeds share the sign of the mean (all of them where the mean is zero and so are they)."""
-        return int((np.sign(self.theta) == np.sign(round(float(self.theta.mean()), 15))).sum())
+        """How many seeds share the sign of the mean; zero, up to rounding, is a sign of its own."""
+        all_values = np.append(self.theta, self.theta.mean())
+        all_values[np.abs(all_values) <= 1e-12 * np.abs(self.theta).max()] = 0.0
+        return int((np.sign(all_values[:-1]) == np.sign(all_values[-1])).sum())
 
 
 def seed_variance(differences: np.ndarray, codes: np.ndarray, n_clusters: int) -> SeedVariance:

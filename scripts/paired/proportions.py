@@ -10,11 +10,14 @@ import numpy as np
 from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
+from .signflip import SMALLEST_P
+
 
 def mcnemar(n12: int, n21: int) -> dict[str, float]:
     """McNemar's test of n12 against n21: exact, mid-p (Fagerland 2013), and both chi-square forms.
 
-    With no discordant pair every p is 1 (statsmodels gives 0 there).
+    chi2_cc is Edwards' (|n12 - n21| - 1)^2 / (n12 + n21) as published, also where both counts are equal. With no
+    discordant pair every p is 1 (statsmodels gives 0 there); no p is 0.
     """
     discordant, smaller = n12 + n21, min(n12, n21)
     if discordant == 0:
@@ -22,15 +25,14 @@ def mcnemar(n12: int, n21: int) -> dict[str, float]:
     at_most = 2 * stats.binom.cdf(smaller, discordant, 0.5)
     equal = stats.binom.pmf(smaller, discordant, 0.5)
     chi2 = (n12 - n21) ** 2 / discordant
-    corrected = max(abs(n12 - n21) - 1, 0) ** 2 / discordant
-    return {
-        "p_exact": float(min(1.0, at_most)),
-        "p_mid": float(1 - equal / 2 if n12 == n21 else at_most - equal),
-        "chi2": chi2,
-        "p_asymptotic": float(stats.chi2.sf(chi2, 1)),
-        "chi2_cc": corrected,
-        "p_cc": float(stats.chi2.sf(corrected, 1)),
+    corrected = (abs(n12 - n21) - 1) ** 2 / discordant
+    p = {
+        "p_exact": min(1.0, at_most),
+        "p_mid": 1 - equal / 2 if n12 == n21 else at_most - equal,
+        "p_asymptotic": stats.chi2.sf(chi2, 1),
+        "p_cc": stats.chi2.sf(corrected, 1),
     }
+    return {"chi2": chi2, "chi2_cc": corrected} | {name: max(float(value), SMALLEST_P) for name, value in p.items()}
 
 
 def tango_z(n12: int, n21: int, n: int, difference: float) -> float:
@@ -70,7 +72,7 @@ def tango_interval(n12: int, n21: int, n: int, alpha: float) -> tuple[float, flo
 def tango_tost(n12: int, n21: int, n: int, margin: float) -> dict[str, float]:
     """Equivalence within +-margin by two score tests: z and one-sided p at each end, p_tost the larger."""
     z_lower, z_upper = tango_z(n12, n21, n, -margin), tango_z(n12, n21, n, margin)
-    p_lower, p_upper = float(stats.norm.sf(z_lower)), float(stats.norm.cdf(z_upper))
+    p_lower, p_upper = (max(float(stats.norm.sf(z)), SMALLEST_P) for z in (z_lower, -z_upper))
     return {
         "z_lower": z_lower,
         "z_upper": z_upper,

@@ -118,10 +118,10 @@ def lattice_p(magnitudes: np.ndarray, counts: np.ndarray, total: int) -> tuple[f
     values = np.asarray(magnitudes, dtype=np.int64)
     counts = np.asarray(counts, dtype=np.int64)
     divisor = int(np.gcd.reduce(values))
-    values, total = values // divisor, abs(int(total)) // divisor
     support = int((values * counts).sum())
-    if total > support or (total + support) % 2:
+    if abs(int(total)) > support or (int(total) + support) % (2 * divisor):
         raise ValueError(f"a sum of {total} cannot arise from these magnitudes")
+    values, total, support = values // divisor, abs(int(total)) // divisor, support // divisor
     if total == support:
         p = 2.0 ** (1 - min(int(counts.sum()), 1074))
         return max(p, SMALLEST_P), max(p / 2, SMALLEST_P)
@@ -212,11 +212,11 @@ def _all_sums(magnitudes: np.ndarray) -> np.ndarray:
 def monte_carlo(magnitudes: np.ndarray, total: float, draws: int, rng: np.random.Generator) -> tuple[float, float, int]:
     """(p, mid-p, b) from `draws` random flips: p = (b + 1) / (B + 1) (Phipson and Smyth 2010), so never zero.
 
-    Ties count as exceeding, with a tolerance of 1e-6 |T|.
+    Ties count as exceeding, with a tolerance of 1e-6 |T|, and of rounding errors where T is zero.
     """
     magnitudes = np.asarray(magnitudes, dtype=np.float64)
     target, everything = abs(total), float(magnitudes.sum())
-    tolerance = 1e-6 * target
+    tolerance = max(1e-6 * target, 1e-12 * everything)
     width = -(-len(magnitudes) // 8)
     chunk = max(1, 2**23 // len(magnitudes))
     at_least = above = 0
@@ -285,7 +285,7 @@ def wilcoxon(differences: np.ndarray, *, zero_method: str = "pratt") -> Wilcoxon
     ranks, positive = ranks[nonzero], differences[nonzero] > 0
     w_plus, everything = float(ranks[positive].sum()), float(ranks.sum())
     z = (w_plus - everything / 2) / np.sqrt((ranks**2).sum() / 4)
-    p_asymptotic = float(2 * stats.norm.sf(abs(z)))
+    p_asymptotic = max(float(2 * stats.norm.sf(abs(z))), SMALLEST_P)
     exact = len(ranks) <= WILCOXON_EXACT_LIMIT
     p = p_asymptotic
     if exact:

@@ -1,5 +1,6 @@
 """compare.py through its command line: two prompt sets in one study, tables, words, gates, and errors."""
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ pytest.importorskip("statsmodels", reason="runs in the stats environment")
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from test_paired_oracles import write_prompts, write_scores
 
@@ -157,8 +159,19 @@ def test_estimates_are_the_plain_means(study, monkeypatch):
     assert effects["pass_rate/C1/overall"] == pytest.approx(row["estimate"])
 
 
-def test_row_order_and_the_number_of_files_change_no_byte(copy, monkeypatch):
-    run(monkeypatch, copy, output="one")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_row_order_files_batches_and_threads_change_no_byte(copy, monkeypatch, threads):
+    """In a process with its own number of threads, and here in batches of 17 rows."""
+    settings = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "ARROW_NUM_THREADS")
+    command = [sys.executable, str(ROOT / "scripts/compare.py"), "--plan", "plan.json", "--scores", "scores"]
+    (copy / "plan.json").write_text(json.dumps(PLAN))
+    subprocess.run(
+        [*command, "--prompts", "prompts.parquet", "--output", "one"],
+        check=True,
+        cwd=copy,
+        env={"PATH": ""} | dict.fromkeys(settings, str(threads)),
+        capture_output=True,
+    )
     for folder in sorted((copy / "scores").iterdir()):
         table = pq.read_table(folder / "part-0.parquet")
         table = table.take(np.random.default_rng(3).permutation(len(table)))
@@ -167,6 +180,7 @@ def test_row_order_and_the_number_of_files_change_no_byte(copy, monkeypatch):
         pq.write_table(table[half:], folder / "part-1.parquet")
     prompts = pd.read_parquet(copy / "prompts.parquet")
     prompts.iloc[::-1].to_parquet(copy / "prompts.parquet")
+    monkeypatch.setattr("paired.contract.BATCH_ROWS", 17)
     run(monkeypatch, copy, output="other")
     names = sorted(path.name for path in (copy / "one").iterdir())
     assert len(names) == 2 * len(TABLES) + 4  # with decision.json, summary.md and the forest plot
@@ -229,13 +243,47 @@ def test_arms_with_the_same_outputs_make_the_study_invalid(copy, monkeypatch):
     def same(rows):
         for row in rows:
             origin = "sft" if row["arm"] == "sft_dpo" else row["arm"]
-            row["gen_sha256"] = f"{origin}-{row['prompt_id']}-{row['train_seed']}".encode().hex()
+            text = f"{origin}-{row['prompt_id']}-{row['train_seed']}"
+            row["gen_sha256"] = hashlib.sha256(text.encode()).hexdigest()
         return rows
 
     rewrite(copy, "pass_rate", same)
     decision = run(monkeypatch, copy)
     assert decision["decision"] == "INVALID"
     assert decision["gate_notes"] == ["distinct_outputs: the same generations in pass_rate: sft and sft_dpo"]
+
+
+def test_outputs_without_a_hash_are_not_the_same(copy, monkeypatch):
+    """Two arms without hashes among arms with them, whatever rows are read together."""
+
+    def some(rows):
+        for i, row in enumerate(rows):
+            if row["arm"] in ("base", "sft"):
+                row["gen_sha256"] = hashlib.sha256(str(i).encode()).hexdigest()
+        return rows
+
+    rewrite(copy, "pass_rate", some)
+    for rows in (7, 2**20):
+        monkeypatch.setattr("paired.contract.BATCH_ROWS", rows)
+        assert run(monkeypatch, copy)["gates"]["distinct_outputs"]
+
+
+def test_a_filtered_table_keeps_texts_that_do_not_count(copy, monkeypatch):
+    """A dictionary may hold prompts, arms and statuses of rows that were filtered out."""
+    before = run(monkeypatch, copy)
+    prompts = pd.read_parquet(copy / "prompts.parquet")
+    pd.concat([prompts, prompts.iloc[[0]].assign(prompt_id="train0", prompt_sha256="x", split="train")]).to_parquet(
+        copy / "prompts.parquet"
+    )
+    path = copy / "scores/metric=pass_rate/part-0.parquet"
+    table = pq.read_table(path)
+    more = [row | {"prompt_id": "train0", "arm": "other", "status": "odd"} for row in table.to_pylist()[:1]]
+    whole = pa.Table.from_pylist(table.to_pylist() + more, schema=table.schema).combine_chunks()
+    filtered = whole.slice(0, len(table))
+    assert "train0" in filtered["prompt_id"].chunk(0).dictionary.to_pylist()
+    pq.write_table(filtered, path)
+    assert "train0" in pq.read_table(path)["prompt_id"].chunk(0).dictionary.to_pylist()
+    assert run(monkeypatch, copy) == before
 
 
 def test_a_plan_changed_after_it_was_frozen(copy, monkeypatch):
@@ -322,6 +370,60 @@ def seeded_base(folder):
     rewrite(folder, "pref_acc", lambda rows: [r | {"train_seed": 1} if r["arm"] == "base" else r for r in rows])
 
 
+def null_seed(folder):
+    rewrite(folder, "pref_acc", lambda rows: [rows[0] | {"train_seed": None}, *rows[1:]])
+
+
+def null_sample(folder):
+    rewrite(folder, "pref_acc", lambda rows: [rows[0] | {"sample_idx": None}, *rows[1:]])
+
+
+def negative_sample(folder):
+    rewrite(folder, "pref_acc", lambda rows: [rows[0] | {"sample_idx": -1}, *rows[1:]])
+
+
+def null_arm(folder):
+    rewrite(folder, "pref_acc", lambda rows: [rows[0] | {"arm": None}, *rows[1:]])
+
+
+def null_prompt(folder):
+    rewrite(folder, "pref_acc", lambda rows: [rows[0] | {"prompt_id": None}, *rows[1:]])
+
+
+def null_status(folder):
+    rewrite(folder, "pref_acc", lambda rows: [*rows[:9], rows[9] | {"status": None}, *rows[10:]])
+
+
+def null_value(folder):
+    rewrite(folder, "pref_acc", lambda rows: [*rows[:9], rows[9] | {"value": None}, *rows[10:]])
+
+
+def infinite_value(folder):
+    rewrite(folder, "logp_margin", lambda rows: [*rows[:9], rows[9] | {"value": float("inf")}, *rows[10:]])
+
+
+def short_hash(folder):
+    rewrite(folder, "pref_acc", lambda rows: [rows[0] | {"gen_sha256": "abc"}, *rows[1:]])
+
+
+def change_type(column, kind):
+    def change(folder):
+        path = folder / "scores/metric=pref_acc/part-0.parquet"
+        table = pq.read_table(path)
+        values = pa.array([1] * len(table)).cast(kind)
+        pq.write_table(table.set_column(table.column_names.index(column), column, values), path)
+
+    change.__name__ = f"{column}_as_{kind}"
+    return change
+
+
+def no_common_seed(folder):
+    def later(row):
+        return row | {"train_seed": row["train_seed"] + 10} if row["arm"] == "sft" else row
+
+    rewrite(folder, "pref_acc", lambda rows: [later(row) for row in rows])
+
+
 def drop_column(folder):
     path = folder / "scores/metric=pref_acc/part-0.parquet"
     pq.write_table(pq.read_table(path).drop_columns(["status"]), path)
@@ -367,6 +469,21 @@ def double_prompt(folder):
         (unknown_prompt, r"part-0.parquet, column 'prompt_id': 'pair99' is not in the prompts file"),
         (unknown_status, r"part-0.parquet, column 'status': 'fine' is not one of ok, empty"),
         (seeded_base, r"column 'train_seed': arm 'base' has \[1\]; -1 belongs to base"),
+        (null_seed, r"part-0.parquet, row 0: column 'train_seed' is null"),
+        (null_sample, r"part-0.parquet, row 0: column 'sample_idx' is null"),
+        (negative_sample, r"part-0.parquet: column 'sample_idx' holds -1"),
+        (null_arm, r"part-0.parquet, row 0: column 'arm' is null"),
+        (null_prompt, r"part-0.parquet, row 0: column 'prompt_id' is null"),
+        (null_status, r"part-0.parquet, row 9: column 'status' is null"),
+        (null_value, r"column 'value': nan with status ok.*prompt_id=pair09"),
+        (infinite_value, r"column 'value': inf with status ok.*prompt_id=pair09"),
+        (short_hash, r"column 'gen_sha256': 'abc' is not a sha256"),
+        (change_type("gen_sha256", pa.int64()), r"column 'gen_sha256': '1' is not a sha256"),
+        (change_type("train_seed", pa.float64()), r"column 'train_seed': must hold integers, found double"),
+        (change_type("sample_idx", pa.string()), r"column 'sample_idx': must hold integers, found string"),
+        (change_type("value", pa.string()), r"column 'value': must hold numbers, found string"),
+        (change_type("prompt_id", pa.int64()), r"column 'prompt_id': '1' is not in the prompts file"),
+        (no_common_seed, r"column 'train_seed': no seed is common to all arms"),
         (drop_column, r"part-0.parquet: column 'status' is missing"),
         (foreign_metric, r"metric 'rouge' is not in the analysis plan"),
         (no_metric, r"scores: no metric=pass_rate/part-\*.parquet"),

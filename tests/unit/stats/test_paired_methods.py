@@ -1,16 +1,21 @@
 """The methods against second routes: enumeration, scipy, explicit matrices, duality, and the words they end in."""
 
+import math
 import subprocess
 import sys
+from fractions import Fraction
 
 import pytest
 
 pytest.importorskip("statsmodels", reason="runs in the stats environment")
 
 import numpy as np
-from scipy import stats
+import statsmodels.api as sm
+from scipy import special, stats
+from statsmodels.stats import contingency_tables as contingency
+from statsmodels.stats import oneway, weightstats
 
-from paired import adjust, intervals, power, proportions, verdict
+from paired import adjust, effects, intervals, power, proportions, verdict
 from paired.contract import CONTRASTS, ContractError, read_plan
 from paired.contrasts import random_generator
 from paired.inference import infer
@@ -104,23 +109,19 @@ def test_wilcoxon_is_exact_with_ties():
     assert wilcoxon(np.zeros(4)) is None
 
 
-def test_cr2_equals_explicit_matrices():
+def explicit_cr2(d, codes):
     """V and df from the hat matrix: (I - H_cc)^-1/2 adjustments and the moments of the quadratic form."""
-    codes = np.repeat(np.arange(5), [7, 3, 2, 1, 1])
-    d, n = RNG.normal(0, 1, 14), 14
+    n = len(d)
     residual = np.eye(n) - np.full((n, n), 1 / n)
     vectors = []
-    for c in range(5):
+    for c in range(codes.max() + 1):
         rows = np.flatnonzero(codes == c)
         values, basis = np.linalg.eigh(residual[np.ix_(rows, rows)])
         adjusted = basis @ np.diag(values**-0.5) @ basis.T
         vectors.append(residual[:, rows] @ adjusted @ np.full(len(rows), 1 / n))
     g = np.array(vectors).T
-    variance = float(((g.T @ d) ** 2).sum())
     omega = g.T @ g
-    found = intervals.cluster_mean(d, codes, 5)
-    assert found.se_cr2**2 == pytest.approx(variance, rel=1e-10)
-    assert found.df == pytest.approx(np.trace(omega) ** 2 / (omega**2).sum(), rel=1e-10)
+    return float(((g.T @ d) ** 2).sum()), np.trace(omega) ** 2 / (omega**2).sum()
 
 
 def test_p_and_interval_are_dual():
@@ -145,6 +146,14 @@ def test_tango_at_the_edges(n12, n21, n):
     assert -1 <= low < high <= 1
     assert low <= (n12 - n21) / n <= high
     assert (high, low) == pytest.approx([-end for end in proportions.tango_interval(n21, n12, n, 0.05)], abs=1e-9)
+
+
+def test_a_seed_without_an_effect_shares_no_sign():
+    """0.1 + 0.2 - 0.3 is not zero in floating point."""
+    d = np.array([[0.1, 0.2, -0.3, 0.0], [0.2, 0.3, 0.1, 0.1], [0.3, 0.2, 0.0, 0.2], [-0.1, -0.1, -0.3, 0.0]])
+    assert d[0].mean() > 0
+    assert infer(d).seeds.same_sign == 2
+    assert infer(d[[0, 0]] - d[[0, 0]]).seeds.same_sign == 2
 
 
 def test_macro_weighting_is_the_mean_of_category_means():
@@ -179,6 +188,265 @@ def test_random_numbers_are_keyed_by_hypothesis():
     other, other_key = random_generator(1, "m/C2/overall")
     assert first.integers(2**60) == again.integers(2**60) != other.integers(2**60)
     assert key != other_key
+
+
+# --- second routes on random data -------------------------------------------------------------------------------------
+
+
+def test_lattice_equals_big_integers():
+    """Every attainable kind of input: common divisors, both parities, the centre, the far tail, the end."""
+    rng = np.random.default_rng(1)
+    for _ in range(25):
+        values = np.sort(rng.choice(np.arange(1, 12), rng.integers(1, 5), replace=False))
+        counts = rng.integers(1, 30, len(values))
+        width = 2 * int(counts.sum())
+        ways = 1
+        for v, c in zip(values.tolist(), counts.tolist(), strict=True):
+            ways *= sum(math.comb(c, k) << (v * k * width) for k in range(c + 1))
+        support = int((values * counts).sum())
+        exact = [(ways >> (k * width)) & ((1 << width) - 1) for k in range(support + 1)]
+        for k in {*rng.integers(support // 2, support + 1, 4).tolist(), (support + 1) // 2, support}:
+            total = abs(2 * k - support)
+            if not exact[k]:
+                continue
+            equal = exact[k] * (2 if total else 1)
+            at_least = 2 * sum(exact[k:]) if total else 2 ** int(counts.sum())
+            everything = 2 ** int(counts.sum())
+            expected = (float(Fraction(at_least, everything)), float(Fraction(2 * at_least - equal, 2 * everything)))
+            assert lattice_p(values, counts, total) == pytest.approx(expected, rel=1e-9, abs=0)
+            assert lattice_p(values, counts, -total) == lattice_p(values, counts, total)
+
+
+def test_lattice_of_a_million_clusters():
+    for z in (0.5, 3, 12.6, 30):
+        total = 2 * round(z * 500)
+        upper = (10**6 + total) // 2
+        at_least = 2 * stats.binom.sf(upper - 1, 10**6, 0.5)
+        found = lattice_p(np.array([3]), np.array([10**6]), 3 * total)
+        assert found == pytest.approx((at_least, at_least - stats.binom.pmf(upper, 10**6, 0.5)), rel=1e-8, abs=0)
+
+
+def test_lattice_of_mixed_magnitudes_equals_a_convolution_of_positive_terms():
+    values, counts = np.array([1, 2, 5]), np.array([4000, 900, 60])
+    sums = np.ones(1)
+    for v, c in zip(values, counts, strict=True):
+        one = np.zeros(v * c + 1)
+        one[::v] = stats.binom.pmf(np.arange(c + 1), c, 0.5)
+        sums = np.convolve(sums, one)
+    for total in (0, 90, 700, 1200):
+        k = (total + 6100) // 2
+        p, p_mid = lattice_p(values, counts, total)
+        assert p == pytest.approx(min(1.0, 2 * sums[k:].sum()) if total else 1.0, rel=1e-9, abs=0)
+        assert p_mid == pytest.approx(2 * sums[k + 1 :].sum() + sums[k] if total else 1 - sums[k] / 2, rel=1e-9, abs=0)
+    assert p < 1e-35
+
+
+@pytest.mark.parametrize(("values", "counts", "total"), [([2], [3], 4), ([3, 9], [2, 4], 4), ([1], [4], 6)])
+def test_lattice_refuses_a_sum_that_cannot_be(values, counts, total):
+    with pytest.raises(ValueError, match=f"a sum of {total} cannot arise"):
+        lattice_p(np.array(values), np.array(counts), total)
+
+
+@pytest.mark.filterwarnings("ignore:Sample size too small")
+def test_wilcoxon_with_zeros_and_ties_equals_enumeration_and_scipy():
+    rng = np.random.default_rng(2)
+    for _ in range(60):
+        d = rng.integers(-3, 4, rng.integers(2, 12)).astype(float)
+        for zero_method in ("pratt", "wilcox") if d.any() else ():
+            found = wilcoxon(d, zero_method=zero_method)
+            ranked = d if zero_method == "pratt" else d[d != 0]
+            ranks = stats.rankdata(np.abs(ranked))
+            expected = brute_force((ranks * np.sign(ranked))[ranked != 0])[0]
+            assert found.p == pytest.approx(expected, rel=1e-12)
+            scipy = stats.wilcoxon(d, zero_method=zero_method, method="approx", correction=False)
+            assert (found.statistic_min, found.p_asymptotic) == pytest.approx((scipy.statistic, scipy.pvalue))
+    large = rng.normal(0.05, 1, 2500)
+    scipy = stats.wilcoxon(large, method="approx", correction=False)
+    assert not wilcoxon(large).exact
+    assert wilcoxon(large).p == pytest.approx(scipy.pvalue)
+
+
+def test_one_table_equals_scipy_and_statsmodels():
+    rng = np.random.default_rng(3)
+    for n12, n21 in [(0, 0), (0, 3), (1, 0), (7, 7), *rng.integers(0, 60, (40, 2)).tolist()]:
+        found = proportions.mcnemar(n12, n21)
+        if n12 + n21:
+            two = [contingency.mcnemar([[0, n12], [n21, 0]], exact=False, correction=c) for c in (False, True)]
+            exact = stats.binomtest(n12, n12 + n21)
+            assert found["p_exact"] == pytest.approx(exact.pvalue)
+            assert (found["chi2"], found["chi2_cc"]) == pytest.approx([t.statistic for t in two])
+            assert (found["p_asymptotic"], found["p_cc"]) == pytest.approx([t.pvalue for t in two])
+            p, p_mid = lattice_p(np.array([1]), np.array([n12 + n21]), n12 - n21)
+            assert (found["p_exact"], found["p_mid"]) == pytest.approx((p, p_mid), rel=1e-10)
+            ends = exact.proportion_ci(0.9, "exact")
+            ratio = proportions.conditional_odds_ratio(n12, n21, 0.1)
+            assert ratio["odds_ratio_lo"] == pytest.approx(ends.low / (1 - ends.low))
+            assert ratio["odds_ratio_hi"] == (pytest.approx(ends.high / (1 - ends.high)) if n21 else np.inf)
+    assert min(p for name, p in proportions.mcnemar(0, 5000).items() if name.startswith("p_")) > 0
+    assert proportions.tango_tost(300_000, 300_000, 10**6, 0.05)["p_tost"] > 0
+
+
+def test_score_interval_is_the_set_of_differences_that_are_not_rejected():
+    """Tango by a grid over differences, with the restricted estimate by a grid over q21."""
+    rng = np.random.default_rng(4)
+    for _ in range(6):
+        n = int(rng.integers(1, 40))
+        n12 = int(rng.integers(0, n + 1))
+        n21 = int(rng.integers(0, n - n12 + 1))
+        low, high = proportions.tango_interval(n12, n21, n, 0.1)
+        inside = []
+        for difference in np.linspace(-0.999, 0.999, 667):
+            q21 = np.linspace(max(0, -difference), (1 - difference) / 2, 4001)[1:-1]
+            likelihood = special.xlogy(n12, q21 + difference) + special.xlogy(n21, q21)
+            q = q21[np.argmax(likelihood + special.xlogy(n - n12 - n21, 1 - 2 * q21 - difference))]
+            z = (n12 - n21 - n * difference) / np.sqrt(n * (2 * q + difference * (1 - difference)))
+            inside += [difference] if abs(z) <= stats.norm.isf(0.05) else []
+        assert (low, high) == pytest.approx((min(inside), max(inside)), abs=0.005)
+
+
+def test_newcombe_from_its_definition():
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        n11, n12, n21, n22 = rng.multinomial(rng.integers(1, 60), rng.dirichlet([0.5] * 4)).tolist()
+        n, z = n11 + n12 + n21 + n22, stats.norm.isf(0.025)
+        shares = np.array([n11 + n12, n11 + n21]) / n
+        middle = (shares + z**2 / (2 * n)) / (1 + z**2 / n)
+        half = z / (1 + z**2 / n) * np.sqrt(shares * (1 - shares) / n + z**2 / (4 * n**2))
+        below, above = shares - (middle - half), middle + half - shares
+        cross, scale = n11 * n22 - n12 * n21, (n11 + n12) * (n21 + n22) * (n11 + n21) * (n12 + n22)
+        phi = (max(cross - n / 2, 0) if cross > 0 else cross) / np.sqrt(scale) if scale else 0.0
+        low = np.sqrt(below[0] ** 2 - 2 * phi * below[0] * above[1] + above[1] ** 2)
+        high = np.sqrt(above[0] ** 2 - 2 * phi * above[0] * below[1] + below[1] ** 2)
+        expected = (shares[0] - shares[1] - low, shares[0] - shares[1] + high)
+        assert proportions.newcombe_interval(n11, n12, n21, n22, 0.05) == pytest.approx(expected, abs=1e-9)
+
+
+def test_unequal_clusters_equal_explicit_matrices_and_statsmodels():
+    rng = np.random.default_rng(6)
+    for _ in range(30):
+        n_clusters = rng.integers(2, 8)
+        codes = np.repeat(np.arange(n_clusters), rng.integers(1, 7, n_clusters))
+        d = rng.normal(size=len(codes))
+        found = intervals.cluster_mean(d, codes, n_clusters)
+        assert (found.se_cr2**2, found.df) == pytest.approx(explicit_cr2(d, codes), rel=1e-9)
+        robust = sm.OLS(d, np.ones(len(d))).fit(cov_type="cluster", cov_kwds={"groups": codes})
+        assert found.se_cr1 == pytest.approx(robust.bse[0])
+
+
+@pytest.mark.parametrize("n_seeds", [2, 3, 5])
+def test_crossed_seeds_and_prompts(n_seeds):
+    """Singletons: the mean squares of the ANOVA; clusters: the sums written out; p: the interval that touches zero."""
+    rng = np.random.default_rng(n_seeds)
+    for _ in range(10):
+        n = int(rng.integers(4, 16))
+        d = rng.normal(size=(n_seeds, n)) + rng.normal(size=n) + 0.3 * rng.normal(size=(n_seeds, 1))
+        found = infer(d)
+        prompts = n_seeds * d.mean(axis=0).var(ddof=1)
+        seeds = n * d.mean(axis=1).var(ddof=1)
+        rest = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + d.mean()
+        resid = (rest**2).sum() / ((n - 1) * (n_seeds - 1))
+        parts = (found.se_ckpt**2, found.seeds.v_seed, found.seeds.v_resid)
+        assert parts == pytest.approx(np.array([prompts, seeds, resid]) / (n * n_seeds))
+        lower = np.sqrt(sum(stats.t.isf(found.p_method / 2, df) ** 2 * v for v, df in found.method))
+        assert lower == pytest.approx(abs(found.estimate))
+
+        n_clusters = int(rng.integers(2, n + 1))
+        codes = np.concatenate([np.arange(n_clusters), rng.integers(0, n_clusters, n - n_clusters)])
+        sizes = np.bincount(codes)
+        sums = np.array([[own[codes == c].sum() for c in range(n_clusters)] for own in d])
+        excess = sums - sizes * d.mean(axis=1)[:, None] - (sums.mean(axis=0) - sizes * d.mean())
+        expected = n_clusters / (n_clusters - 1) * (excess**2).sum() / (n**2 * n_seeds * (n_seeds - 1))
+        assert infer(d, codes).seeds.v_resid == pytest.approx(expected)
+
+
+def test_margins_and_categories_equal_statsmodels():
+    rng = np.random.default_rng(8)
+    for _ in range(20):
+        groups = [rng.normal(0.1, rng.uniform(0.5, 2), rng.integers(3, 12)) for _ in range(rng.integers(2, 6))]
+        means = [intervals.cluster_mean(d, np.arange(len(d)), len(d)) for d in groups]
+        margin = rng.uniform(0.05, 1.5)
+        tests = intervals.margin_tests(means[0].components, means[0].mean, margin)
+        p, lower, _ = weightstats.ttost_paired(groups[0], np.zeros(len(groups[0])), -margin, margin)
+        assert (tests.tost, tests.noninferior, tests.harm) == pytest.approx((p, lower[1], 1 - lower[1]))
+        found = effects.heterogeneity(*np.array([(m.mean, m.se_cr2**2, m.df) for m in means]).T)
+        welch = oneway.anova_oneway(groups, use_var="unequal")
+        assert (found.f, found.p) == pytest.approx((welch.statistic, welch.pvalue))
+    constant = effects.heterogeneity(np.array([0.1, 0.2, 0.3]), np.array([1e-36, 0.01, 0.02]), np.array([6.0, 9, 9]))
+    assert constant.df1 == 1, "a category whose differences do not vary is left out"
+    assert effects.heterogeneity(np.array([0.1, 0.2]), np.array([1e-36, 0.01]), np.array([6.0, 9])) is None
+
+
+def test_adjusted_p_equals_its_definition():
+    rng = np.random.default_rng(9)
+    for _ in range(25):
+        p = np.round(rng.random(rng.integers(1, 30)) ** 3, rng.integers(1, 4))
+        m, order = len(p), np.argsort(p)
+        steps = p[order] * m / np.arange(1, m + 1)
+        bh, holm = np.empty(m), np.empty(m)
+        bh[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1)
+        holm[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(m, 0, -1)), 1)
+        by = np.empty(m)
+        by[order] = np.minimum(np.minimum.accumulate((steps * (1 / np.arange(1, m + 1)).sum())[::-1])[::-1], 1)
+        nulls = rng.integers(0, m + 1, 3)
+        for name, expected in (("bh", bh), ("holm", holm), ("by", by)):
+            assert adjust.adjusted_p(p, name) == pytest.approx(expected)
+            with_nulls = adjust.adjusted_p(np.insert(p, nulls, np.nan), name)
+            assert with_nulls == pytest.approx(np.insert(expected, nulls, np.nan), nan_ok=True)
+
+
+def test_planning_equals_enumeration_and_the_noncentral_t():
+    for effect, alpha, target in ((0.05, 0.05, 0.8), (0.3, 0.01, 0.95), (1.5, 0.05, 0.8), (-0.2, 0.05, 0.8)):
+        n = power.n_paired_t(effect, alpha, target)
+        critical, shift = stats.t.isf(alpha / 2, n - 1), abs(effect) * np.sqrt(n)
+        assert stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift) == pytest.approx(target)
+    n, psi, delta = 45, 0.4, 0.25
+    chances = {"p_mid": 0.0, "p_exact": 0.0}
+    for n12 in range(n + 1):
+        for n21 in range(n + 1 - n12):
+            cells = [n12, n21, n - n12 - n21]
+            chance = stats.multinomial.pmf(cells, n, [(psi + delta) / 2, (psi - delta) / 2, 1 - psi])
+            found = proportions.mcnemar(n12, n21)
+            chances = {name: total + chance * (found[name] <= 0.05) for name, total in chances.items()}
+    assert power.mcnemar_power(n, psi, delta) == pytest.approx((chances["p_mid"], chances["p_exact"]))
+
+
+def test_effect_sizes_equal_their_definitions():
+    rng = np.random.default_rng(10)
+    first, second = rng.integers(0, 6, (2, 25)).astype(float)
+    found = effects.effect_sizes(first, second)
+    pairs = np.sign(first - second)
+    scipy = stats.wilcoxon(first, second, zero_method="wilcox", alternative="greater", method="approx")
+    n = int(np.count_nonzero(pairs))
+    assert found["rank_biserial"] == pytest.approx(2 * scipy.statistic / (n * (n + 1) / 2) - 1)
+    assert found["prob_superiority"] == pytest.approx(((pairs > 0).sum() + 0.5 * (pairs == 0).sum()) / 25)
+    assert found["corr_ab"] == pytest.approx(stats.pearsonr(first, second)[0])
+    assert found["d_z"] == pytest.approx(stats.ttest_rel(first, second).statistic / 5)
+    assert found["g_z"] == pytest.approx(found["d_z"] * (1 - 3 / (4 * 24 - 1)), rel=1e-3), "J is near 1 - 3/(4 df - 1)"
+    constant = effects.effect_sizes(np.full(7, 0.1), np.full(7, 0.3))
+    assert (constant["d_z"], constant["d_av"], constant["corr_ab"], constant["variance_ratio"]) == (None,) * 4
+    assert intervals.cluster_mean(np.full(7, 0.1), np.arange(7), 7).design_effect is None
+
+
+@pytest.mark.parametrize(
+    ("differences", "codes", "p_method"),
+    [([[1, -1, 1, -1], [-1, 1, -1, 1]], None, 1.0), ([[1, -1, 2, -2]], [0, 0, 1, 1], None)],
+)
+def test_differences_that_cancel_in_every_cluster(differences, codes, p_method):
+    """No cluster is non-zero, so p is 1; but prompts do differ, so there is no interval to give."""
+    found = infer(np.array(differences, float), codes and np.array(codes), binary=True)
+    assert (found.estimate, found.p_ckpt, found.p_method, found.ci_ckpt) == (0, 1, p_method, None)
+    assert found.flags == ["degenerate_zero_diff"]
+
+
+def test_monte_carlo_counts_ties_at_zero_whatever_the_rounding():
+    d = np.array([0.1, 0.2, -0.3] * 20)
+    p, p_mid, _ = monte_carlo(np.abs(d), float(d.sum()), 4999, np.random.default_rng(0))
+    values, counts = np.unique(np.abs(np.rint(10 * d)).astype(int), return_counts=True)
+    assert p == 1
+    assert p_mid == pytest.approx(lattice_p(values, counts, 0)[1], abs=0.01)
+
+
+# --- plans and words --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
