@@ -162,16 +162,15 @@ def save_forest(contrasts, decision: dict, folder: Path) -> None:
     contrasts: contrasts.parquet. Writes FOLDER/forest.svg and forest.png.
     """
     use_style()
-    rows, labels = contrasts[contrasts["group_kind"] == "overall"], {}
+    overall = contrasts["group_kind"] == "overall"
+    rows, labels = contrasts[overall], {}
     for name in rows["contrast"].unique():
-        first, minus, other = name.partition(" − ")
-        labels[name] = CONTRASTS.get(name, (first, f"{minus.strip()} {other}"))
+        plus, _, minus = name.partition(" − ")
+        labels[name] = CONTRASTS.get(name, (plus, f"− {minus}" if minus else ""))
     if contrasts["contrast"].nunique() == 1:
-        rows = contrasts.assign(
-            contrast=contrasts["contrast"].where(contrasts["group_kind"] == "overall", contrasts["group"])
-        )
-        sizes = rows[rows["group_kind"] == "category"].groupby("contrast")["n_prompts"].first()
-        labels |= {group: (group.replace("_", " "), f"n = {n}") for group, n in sizes.items()}
+        rows = contrasts.assign(contrast=contrasts["contrast"].where(overall, contrasts["group"]))
+        for group, sizes in rows[~overall].groupby("contrast")["n_prompts"]:
+            labels[group] = group.replace("_", " "), f"n = {' or '.join(map(str, sorted(set(sizes))))}"
     figure = draw_forest(rows, decision, metric_order(contrasts, decision["primary_metric"]), labels)
     save(figure, folder, "forest")
 

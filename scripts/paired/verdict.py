@@ -213,9 +213,9 @@ class Sentence:
         row, by_seeds = self.row, self.row["scope"] == "method"
         if row["p_min_attainable"] is not None and row["p_min_attainable"] > self.level:
             unit = "prompts" if row["n_clusters"] == row["n_prompts"] else "clusters"
-            count = f"Only {row['n_nonzero']}" if row["n_nonzero"] else "None"
-            few = f"{count} of {row['n_clusters']} {unit} differ"
-            return f"{few} at all, so no result could have been significant: more prompts are needed."
+            count = f"Only {row['n_nonzero']}" if row["n_nonzero"] else "Not one"
+            few = f"{count} of {row['n_clusters']} {unit} gave a difference"
+            return f"{few}, so no result could have been significant: more prompts are needed."
         mde = row["mde_method"] if by_seeds else row["mde_ckpt"]
         if mde is None:
             return "What would settle it cannot be said: the differences do not vary."

@@ -178,6 +178,24 @@ def test_a_plain_table_gives_the_same_as_the_log(logs, run):
     assert same_words == words
 
 
+def test_categories_and_clusters_of_a_table(logs, run):
+    rng = np.random.default_rng(5)
+    table = [
+        {"arm": arm, "prompt_id": f"{task}-{i}", "metric": "acc", "value": int(rng.random() < skill)}
+        | {"category": task, "cluster_id": f"{task}-{i // 2}"}
+        for arm, skill in (("old", 0.4), ("new", 0.8))
+        for task, n in (("law", 40), ("$maths_", 24), ("few", 6))
+        for i in range(n)
+    ]
+    pd.DataFrame(table).to_parquet("scores.parquet")
+    rows, words = run("--table", "scores.parquet")
+    assert rows.loc["acc/new − old/overall", ["n_prompts", "n_clusters"]].tolist() == [70, 35]
+    assert rows.loc["acc/new − old/category=few", "verdict"] == "not_testable"
+    assert "| acc | law | new minus old | 40 |" in words
+    assert "2 in all, after Benjamini-Hochberg" in words
+    assert Path("out/forest.svg").stat().st_size > 5000
+
+
 def test_less_can_be_better(logs, run):
     for name in ("base", "tuned-1"):
         edit_results(f"lm_eval/{name}", lambda found: found["higher_is_better"]["sums"].update(exact_match=False))
