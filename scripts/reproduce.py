@@ -83,6 +83,7 @@ def record(results: Path, config: str) -> dict:
         "study": results.name,
         "commits": sorted({manifest["git"]["sha"] or "outside git" for manifest in manifests}),
         "versions": {m["lock"]["file"]: m["versions"] for m in manifests if m["lock"]},
+        "order": list(jobs),
         "jobs": jobs,
         "headline": read_json(results / "stats" / "decision.json")["headline"],
         "values": values(results),
@@ -152,7 +153,7 @@ def rebuild(recorded: dict, folder: Path, cores: str) -> Path:
 
 def compare(recorded: dict, here: dict) -> bool:
     """Say whether two records agree, else which target is the first to differ and why; True if reproduced."""
-    names = [*recorded["jobs"], *(name for name in here["jobs"] if name not in recorded["jobs"])]
+    names = [*recorded["order"], *(name for name in here["order"] if name not in recorded["jobs"])]
     files = {name: differing(recorded["jobs"].get(name), here["jobs"].get(name)) for name in names}
     total = len({path for record in (recorded, here) for job in record["jobs"].values() for path in job["results"]})
     equal = total - sum(map(len, files.values()))
