@@ -122,7 +122,6 @@ def render(**context: object) -> str:
     )
     environment.filters |= {
         "spaced": lambda text: text.replace("_", " "),
-        "duration": duration,
         "p": p_value,
         "number": number,
     }
@@ -302,11 +301,10 @@ def data_audit(paths: list[str]) -> dict:
 
 
 def provenance(manifests: list[dict]) -> dict:
-    """What the manifests say about code, environments, machines and time."""
+    """What the manifests say about code, environments and devices."""
     environments = {m["lock"]["file"].removesuffix(".yaml"): m for m in manifests if m["lock"]}
     environments = {name: environments[name] for name in sorted(environments, reverse=True)}
     training = [m for m in manifests if m["rule"] in ("train_sft", "train_dpo")]
-    runs = [{"name": ARMS[m["wildcards"].get("arm", "sft")], "seed": m["wildcards"]["seed"], **m} for m in training]
     found = {name for m in environments.values() for name in m["versions"]}
     model = next((m for m in manifests if m["rule"] == "fetch_model"), None)
     return {
@@ -319,10 +317,7 @@ def provenance(manifests: list[dict]) -> dict:
         ),
         "packages": [name for name in SHOWN_PACKAGES if name in found],
         "versions": {name: m["versions"] for name, m in environments.items()},
-        "runs": sorted(runs, key=lambda run: (list(ARMS.values()).index(run["name"]), int(run["seed"]))),
         "devices": Counter(device_words(m["machine"]) for m in training),
-        "training_seconds": sum(m["wall_seconds"] for m in training),
-        "from": min(m["started"] for m in manifests)[:16].replace("T", " "),
     }
 
 
@@ -332,15 +327,6 @@ def device_words(machine: dict) -> str:
     parts += [f"{machine['threads']} thread{'s' * (machine['threads'] != 1)}"] if "threads" in machine else []
     parts += [f"CUDA {machine['cuda']}"] if machine.get("cuda") and machine.get("device") != "cpu" else []
     return ", ".join(part for part in parts if part)
-
-
-def duration(seconds: float) -> str:
-    """A time span in the two largest units: 41 s, 3 min 20 s, 2 h 5 min."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    minutes, seconds = divmod(seconds, 60)
-    return f"{minutes} min {seconds} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def model_words(model: dict) -> str:

@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from reproduce import checksum
+
+from arms.files import sha256_file
 
 ROOT = Path(__file__).parents[1]
 SNAKEMAKE = ROOT / ".envs" / "driver" / "bin" / "snakemake"
@@ -68,7 +69,7 @@ def results(folder: Path) -> dict[str, str]:
     study = folder / "results" / "smoke"
     kept = (path for path in study.rglob("*") if path.is_file() and not path.name.endswith("manifest.json"))
     names = {str(path.relative_to(study)): path for path in kept}
-    return {name: checksum(path) for name, path in names.items() if not name.startswith(("logs/", "benchmarks/"))}
+    return {name: sha256_file(path) for name, path in names.items() if not name.startswith(("logs/", "benchmarks/"))}
 
 
 @pytest.fixture
