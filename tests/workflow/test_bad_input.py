@@ -29,6 +29,32 @@ CONFIGS = {
         "  micro_batch_size: 5\n\ndpo",
         "micro_batch_size must divide",
     ),
+    "number read as text in a list": (
+        "learning_rate: 1.0e-3",
+        "learning_rate: [1.0e-3, 1e-5]",
+        "dpo.learning_rate: '1e-5' is text to YAML",
+    ),
+    "no recipe": ("learning_rate: 1.0e-3", "learning_rate: []", "dpo: an empty list stands for no recipe"),
+    "a list outside dpo": (
+        "learning_rate: 2.0e-3",
+        "learning_rate: [2.0e-3]",
+        "sft.learning_rate: [0.002] is not of type",
+    ),
+    "merging the adapter": (
+        "tokens:\n",
+        "sft_dpo: {start: merge}\n\ntokens:\n",
+        "'merge' is not one of ['adapter', 'fresh']; adapter goes on training the SFT adapter.",
+    ),
+    "smoothing without effect": (
+        "dpo:\n",
+        "dpo:\n  loss_type: [sigmoid, ipo]\n  label_smoothing: 0.1\n",
+        "dpo.label_smoothing has no effect on dpo.loss_type ipo; remove one of them",
+    ),
+    "a loss that sorts half a batch": (
+        "  batch_size: 16\n  micro_batch_size: 16\n\ngeneration",
+        "  batch_size: 16\n  micro_batch_size: 8\n  loss_type: aot\n\ngeneration",
+        "dpo.micro_batch_size must equal dpo.batch_size",
+    ),
     "8 bits without a GPU": ("  seed: 0\n", "  seed: 0\n  precision: int8\n", "needs gpus: 1"),
 }
 ROWS = {
