@@ -35,7 +35,8 @@ checksums:  ## after `make demo`: record its results as what `make reproduce` co
 
 setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenance))  ## install the locked environments into .envs/
 
-test: setup .envs/pytest/.ready lint unit workflow  ## run all tests
+test: setup .envs/pytest/.ready lint  ## run all tests
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line unit workflow
 
 unit:  ## unit tests, each in the environment of what it tests
 	@echo "==> unit tests, each in the environment of what it tests"
