@@ -91,7 +91,7 @@ rule grade:
     params:
         job=job("grade", {}),
         program=program("grade", "grade"),
-        arm=lambda wildcards, input: wildcards.run.split("-seed")[0],
+        arm=lambda wildcards, input: wildcards.run.split("-")[0],
         seed=lambda wildcards, input: (wildcards.run.split("-seed") + ["-1"])[1],
     shell:
         r"""
