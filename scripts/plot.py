@@ -250,6 +250,7 @@ def draw_forest_panel(axis, rows, labels: dict[str, tuple[str, str]]) -> None:
         ends = [FOREST["name"], 1 - FOREST["name"]]
         axis.plot(ends, [primary - 0.5] * 2, color=GREY, lw=0.5, clip_on=False, transform=beside, scalex=False)
     axis.set(xlabel=f"difference, {label}{note}", ylim=(len(rows) - 0.4, -0.6), yticks=[])
+    axis.locator_params(axis="x", nbins=6)
     axis.spines["left"].set_visible(False)
 
 
