@@ -92,7 +92,7 @@ def record(results: Path, config: str) -> dict:
 
 def name_of(manifest: dict) -> str:
     """A job's name: rule and wildcards."""
-    return " ".join([manifest["rule"], *map(str, manifest["wildcards"].values())])
+    return " ".join(filter(None, [manifest["rule"], *manifest["wildcards"].values()]))
 
 
 def job_of(manifest: dict, results: Path) -> dict:

@@ -181,7 +181,7 @@ class Job:
         self.path = Path(args.manifest)
         self.lock = args.lock
         self.gates = getattr(args, "gates", [])
-        self.label = " ".join([args.job["rule"], *map(str, self.wildcards.values())])
+        self.label = " ".join(filter(None, [args.job["rule"], *self.wildcards.values()]))
         self.versions, self.off_lock = check_versions(args.lock) if args.lock else ({}, {})
         for name, (pinned, found) in self.off_lock.items():
             self.say(f"warning: {name} {found}, {args.lock} pins {pinned}; allowed by allow_off_lock")
