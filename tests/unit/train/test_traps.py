@@ -20,8 +20,7 @@ from importlib.metadata import requires
 import pyarrow.parquet
 import pytest
 import torch
-import yaml
-from conftest import DPO, ROOT, SFT, TOKENS, make_study
+from conftest import DPO, ROOT, SFT, TOKENS, make_study, training_flags
 from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
@@ -279,18 +278,11 @@ class TestReference:
         assert found[True] == ({0.0}, pytest.approx(LN2, abs=1e-6))
         assert found[False][0] == {0.1}
         assert abs(found[False][1] - LN2) > 1e-5
-        # Ours: the config offers no dropout, and what a run really had is in its observed.json.
-        schema = (ROOT / "config" / "schema.yaml").read_text()
-        assert "dropout" in schema
-        assert all(entry["const"] == 0.0 for entry in entries(yaml.safe_load(schema), "dropout"))
+        # Ours: in effect as configured, the reference is a table without noise, and observed.json says what a run had.
         assert observed(ours, "sft_dpo")["dropout"] == 0.0
-
-
-def entries(tree, name):
-    """Every value under the key `name`, anywhere in nested dicts and lists."""
-    values = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else []
-    found = [tree[name]] if isinstance(tree, dict) and name in tree else []
-    return found + [entry for value in values for entry in entries(value, name)]
+        study.train_dpo("ours/noisy", "base.parquet", settings={**DPO, "lora": {**DPO["lora"], "dropout": 0.1}})
+        assert observed(study, "noisy")["dropout"] == 0.1
+        assert observed(study, "noisy")["step0"]["loss"] == pytest.approx(LN2, abs=1e-6)
 
 
 class TestPrecomputedReference:
@@ -401,12 +393,13 @@ class TestPaddingAndEos:
             found[pad_is_eos] = labelled(first_batch(trainer), tokenizer.eos_token_id)
         assert found == {False: [1, 1], True: [0, 0]}
 
-    def test_our_tokenizer_refuses_pad_equal_to_eos(self, study):
+    def test_our_pad_is_chosen_apart_from_eos_and_cannot_be_set_to_it(self, study):
         planted = study.read("model/model.json")
+        assert planted["tokenizer"]["pad_id"] != planted["tokenizer"]["eos_id"]
         planted["tokenizer"]["pad_token"] = load_tokenizer(card(study)).eos_token
         path = study.folder / "model" / "planted.json"
         path.write_text(json.dumps(planted))
-        with pytest.raises(UserError, match="pad token must exist and differ from EOS"):
+        with pytest.raises(UserError, match="not the tokenizer that"):
             load_tokenizer(path)
 
     def test_sft_appends_no_eos_but_ours_does_and_scores_it(self, study):
@@ -471,7 +464,7 @@ class TestBos:
         rendered = {"prompt": "Say river.", "chosen": f" river{tokenizer.eos_token}\n", "rejected": " stone"}
         row = stock_dpo(study, fresh_adapter(base_of(study))[0], [rendered]).train_dataset[0]
         assert row["chosen_input_ids"].count(tokenizer.eos_token_id) == 2
-        assert "has the EOS token '<|im_end|>' before its end" in tokenize(study, [rendered], fails=True)
+        assert "has the EOS token '<|im_end|>' in its text" in tokenize(study, [rendered], fails=True)
 
     def test_messages_are_no_text(self, study):
         message = [{"role": "user", "content": "Say river."}]
@@ -522,7 +515,9 @@ class TestTruncation:
             return
         rows, audit = tokenize(study, [long, *TEXT_ROWS], settings)
         tokenizer = load_tokenizer(card(study))
-        assert audit["overlong"] == {"rows": [1], "by_side": {"chosen": 1}}
+        assert audit["overlong"]["rows"] == [1]
+        assert audit["overlong"]["by_side"] == {"chosen": 1}
+        assert audit["overlong"]["lost_eos"] == {}
         assert [row["id"] for row in rows] == ["r1"]
         assert rows[0]["prompt_ids"][0] == tokenizer.bos_token_id
         assert rows[0]["chosen_ids"][-1] == rows[0]["rejected_ids"][-1] == tokenizer.eos_token_id
@@ -661,8 +656,7 @@ class TestResumeAndSeeds:
             starts[state, seed] = weights(trainer.model, "lora_A")
         assert same(starts[10, 1], starts[10, 2])
         assert not same(starts[10, 1], starts[11, 1])
-        outputs = ["--adapter", "seed2/arm.json", "--curves", "seed2/c.parquet", "--observed", "seed2/o.json"]
-        study.run("train_sft", SFT, "--model", "model/model.json", "--tokens", "sft.parquet", *outputs, seed="2")
+        study.run("train_sft", SFT, *training_flags("seed2"), "--tokens", "sft.parquet", seed="2")
         ours = [load_file(study.folder / folder / "adapter_model.safetensors") for folder in ("sft", "seed2")]
         # LoRA's A starts within 1 / sqrt(32) = 0.18 of zero; 6 Adam steps of 5e-3 move a weight by about 0.03
         apart = max((ours[0][name] - ours[1][name]).abs().max().item() for name in ours[0] if "lora_A" in name)
