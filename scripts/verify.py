@@ -163,7 +163,7 @@ def foreign(folder: Path, known: set[Path], folders: set[Path], top: bool = True
 
 def label(job: dict) -> str:
     """A job in words: its rule and wildcards."""
-    return " ".join([job["rule"], *(f"{name}={value}" for name, value in job["wildcards"].items())])
+    return " ".join([job["rule"], *(f"{name}={value}" for name, value in job["wildcards"].items() if value)])
 
 
 if __name__ == "__main__":

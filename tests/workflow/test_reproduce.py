@@ -59,8 +59,7 @@ def test_an_edited_setting_is_named_with_the_first_target_that_differs(recorded)
     assert done.returncode == 0, done.stdout
     status, text = compared(recorded)
     assert status == 1
-    assert "first to differ: stats/" in text
-    assert "made by compare\n  settings alpha: 0.05 -> 0.01\n" in text
+    assert "first to differ: plan.json, made by freeze_plan\n  settings alpha: 0.05 -> 0.01\n" in text
     assert "NOT reproduced" in text
 
 

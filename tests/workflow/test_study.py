@@ -173,7 +173,8 @@ def test_a_row_of_the_pairs_leaves_sft_alone(finished):
     assert jobs == {**below, "generate": 4, "grade": 4, **STATISTICS}
 
 
-def test_a_plan_changed_after_scores_is_exploratory_until_it_is_restored(finished):
+def test_a_plan_changed_after_scores_is_exploratory_until_it_is_restored(finished, tmp_path):
+    finished = finished.copy(tmp_path / "study")
     results = finished.folder / "results" / "smoke"
     before = {name: (results / name).read_bytes() for name in ("stats/contrasts.parquet", "stats/decision.json")}
     assert json.loads(before["stats/decision.json"])["exploratory"] == []

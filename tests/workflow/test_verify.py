@@ -40,7 +40,7 @@ def test_a_good_study_gets_one_line_and_is_left_alone(study):
     code, said = verify(study)
     assert (code, len(said)) == (0, 1), said
     assert said[0].startswith(f"{RESULTS}: OK; ")
-    assert "of 42 jobs" in said[0]
+    assert "of 43 jobs" in said[0]
     after = {path: path.stat().st_mtime_ns for path in before}
     assert after == before
     assert study.planned() == {}
@@ -226,7 +226,8 @@ def test_training_in_a_dirty_tree_is_found(study):
         (study.folder / RESULTS / name).unlink()
         done = study.snakemake("--cores", "2", f"{RESULTS}/{name}")
         assert done.returncode == 0, done.stdout
-        assert json.loads(kept)["outputs"] == read(study, name)["outputs"]  # the same bytes again
+        before, after = json.loads(kept)["outputs"], read(study, name)["outputs"]
+        assert {key for key in before if before[key] != after[key]} <= {"speed"}  # all else has the same bytes again
         with (study.folder / "scripts/arms/dpo.py").open("a") as stream:
             stream.write("# a comment\n")  # changes no code digest
     assert read(study, clean)["git"]["dirty"] is False
