@@ -12,6 +12,7 @@ min_version("9.27.1")
 include: "rules/guard.smk"
 include: "rules/config.smk"
 include: "rules/common.smk"
+include: "rules/cluster.smk"
 
 
 pathvars:
@@ -47,3 +48,4 @@ include: "rules/evaluate.smk"
 include: "rules/statistics.smk"
 include: "rules/report.smk"
 include: "rules/provenance.smk"
+include: "rules/start.smk"

@@ -225,11 +225,10 @@ def study_jobs_file(wildcards):
     return str(path)
 
 
-onstart:
+def check_environments():
+    """Raise WorkflowError if the rules' environments are not installed."""
     missing = [
-        name
-        for name in ("train", "grade", "stats", "provenance")
-        if not Path(workflow.basedir, ".envs", name).is_dir()
+        name for name in ("train", "grade", "stats", "provenance") if not Path(workflow.basedir, ".envs", name).is_dir()
     ]
     if missing and not USES_CONDA:
         raise WorkflowError(

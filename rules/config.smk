@@ -103,3 +103,5 @@ os.environ.update(INSTRUCTIONS[config["cpu_instructions"]])
 
 # An environment variable and no setting of a job: it must not make anything run again.
 ENVIRONMENT.update(SFT_VS_DPO_ALLOW_OFF_LOCK=str(int(config["allow_off_lock"])))
+if not config["gpus"]:
+    ENVIRONMENT["CUDA_VISIBLE_DEVICES"] = ""  # a study on CPUs uses no GPU, also where there is one

@@ -19,9 +19,7 @@ rule score_pairs:
         "../envs/train.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=6000,
-        runtime=120,
-        gpu=config["gpus"],
+        **model_resources(config["gpus"]),
     params:
         job=job("score_pairs", torch_settings(**config["scoring"])),
         program=program("score_pairs", "train"),
@@ -52,9 +50,7 @@ rule generate:
         "../envs/train.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=6000,
-        runtime=240,
-        gpu=config["gpus"],
+        **model_resources(config["gpus"]),
     params:
         job=job("generate", torch_settings(generation=config["generation"])),
         program=program("generate", "train"),

@@ -1,5 +1,6 @@
 """Make every job independent of what the user's shell carries. Included first; see the reasons at each line."""
 
+import contextlib
 import fcntl
 import glob
 import os
@@ -28,14 +29,16 @@ ENVIRONMENT.update(
 )
 
 # A killed Snakemake leaves its locks behind, and the next one would refuse to start. This lock is the kernel's and goes
-# with its process, so whoever gets it may clear what a dead one left.
+# with its process, so whoever has it alone may clear what a dead one left. Others share it: several studies may run side
+# by side in one folder, and Snakemake's own locks keep their files apart.
+ALONE = False
 if workflow.is_main_process:
     os.makedirs(".snakemake", exist_ok=True)
     ALIVE = open(".snakemake/alive.lock", "w")
-    try:
+    with contextlib.suppress(OSError):  # somebody else has it, or the file system knows no such locks
         fcntl.flock(ALIVE, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        pass  # another Snakemake is running here; if its files are ours, Snakemake will say so
-    else:
+        ALONE = True
         for stale in glob.glob(".snakemake/locks/*"):
             os.remove(stale)
+    with contextlib.suppress(OSError):
+        fcntl.flock(ALIVE, fcntl.LOCK_SH)

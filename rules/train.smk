@@ -23,9 +23,7 @@ rule train_sft:
         "../envs/train.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=480,
-        gpu=config["gpus"],
+        **model_resources(config["gpus"]),
     params:
         job=job("train_sft", sft_settings),
         program=program("train_sft", "train"),
@@ -63,9 +61,7 @@ rule train_dpo:
         "../envs/train.yaml"
     threads: config["threads"]
     resources:
-        mem_mb=8000,
-        runtime=480,
-        gpu=config["gpus"],
+        **model_resources(config["gpus"]),
     params:
         job=job("train_dpo", dpo_settings),
         program=program("train_dpo", "train"),

@@ -1,0 +1,107 @@
+"""Before the first job: is everything there, do jobs of an earlier driver still run, and what did it leave?"""
+
+import base64
+import shutil
+import subprocess
+import time
+
+
+def slurm(*command):
+    """Output lines of a SLURM command; WorkflowError in the user's words if it is missing, fails or does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    except FileNotFoundError:
+        raise WorkflowError(
+            f"--profile slurm: this machine has no SLURM (no {command[0]} on the PATH). Run the same command on a login "
+            "node of your cluster, or here without it: snakemake --cores all"
+        )
+    except subprocess.TimeoutExpired:
+        done = subprocess.CompletedProcess(command, 1, "", "no answer within 2 minutes")
+    if done.returncode:
+        raise WorkflowError(
+            f"--profile slurm: the scheduler does not answer ({' '.join(command)}: {done.stderr.strip()}). Nothing was "
+            "submitted; run the same command again when it does (`sinfo` tells)"
+        )
+    return done.stdout.splitlines()
+
+
+def earlier_jobs():
+    """SLURM job id -> state of the jobs of this folder. At the start they are those of a driver that was killed."""
+    states = {}
+    for line in slurm("squeue", "--noheader", "--me", "--format", "%i|%T|%k|%Z"):
+        number, state, comment, folder = line.split("|", 3)
+        if comment.startswith("rule_") and os.path.realpath(folder) == os.path.realpath(os.getcwd()):
+            states[number] = state
+    return states
+
+
+def finish_earlier_jobs():
+    """Let the jobs of a killed driver finish, then plan again: a second job on the same target would undo the first.
+
+    What waits in the queue is cancelled (nothing is lost), what runs goes on.
+    """
+    if not (states := earlier_jobs()):
+        return
+    waiting = [number for number, state in states.items() if state == "PENDING"]
+    if waiting:
+        logger.info(f"Cancelling jobs of an earlier driver that wait in the queue: {' '.join(waiting)}")
+        slurm("scancel", "--state=PENDING", *waiting)
+    said = None
+    while states := earlier_jobs():
+        if set(states) != said:
+            said = set(states)
+            logger.info(
+                f"Jobs of an earlier driver, which was killed, still run: {' '.join(states)}. Waiting for them, since "
+                "their work counts; `scancel` them to go on from their checkpoints at once"
+            )
+        time.sleep(5)
+    logger.info("They have ended; planning again")
+    os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])
+
+
+def record_path(kind, target):
+    """Where Snakemake 9.27 keeps what it knows of a target: kind is "metadata" or "incomplete"."""
+    name = base64.urlsafe_b64encode(target.encode()).decode()
+    *folders, name = [name[start : start + 254] for start in range(0, len(name), 254)]
+    return Path(".snakemake", kind, *(f"@{folder}" for folder in folders), name)
+
+
+def distrust_unrecorded():
+    """Make targets run again that Snakemake has no record of and that are of other settings or code.
+
+    A job that outlives its driver leaves its targets but no record, and Snakemake would take them for up to date
+    whatever has been edited since. Their manifests tell.
+    """
+    found = [str(path) for path in Path("results", config["study"]).glob("**/*manifest.json")]
+    unrecorded = [path for path in found if not record_path("metadata", path).exists()]
+    jobs = study_jobs() if unrecorded else {}
+    for path in unrecorded:
+        try:
+            manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError:
+            manifest = {}
+        expected = jobs.get(path, {}).get("job")
+        if expected and any(manifest.get(key) != value for key, value in expected.items()):
+            marker = record_path("incomplete", path)
+            marker.parent.mkdir(parents=True, exist_ok=True)
+            marker.write_text(json.dumps({"external_jobid": None}), encoding="utf-8")
+
+
+if workflow.is_main_process:
+    distrust_unrecorded()
+
+
+onstart:
+    check_environments()
+    on_slurm = workflow.executor_plugin.name == "slurm"
+    if on_slurm:
+        settings = dict(line.split("=", 1) for line in slurm("scontrol", "show", "config") if "=" in line)
+        settings = {name.strip(): value.strip() for name, value in settings.items()}
+        if (
+            settings.get("AccountingStorageType", "").endswith("none")
+            or "(null)" in settings["AccountingStorageType"]
+        ):
+            # sacct would fail for ever, and Snakemake with it
+            workflow.executor_settings.status_command = "squeue"
+    if ALONE and (on_slurm or shutil.which("squeue") and any(Path(".snakemake/incomplete").glob("*"))):
+        finish_earlier_jobs()
