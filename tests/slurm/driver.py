@@ -1,0 +1,149 @@
+"""Drivers, `snakemake --profile slurm`, that a test starts, watches, holds and kills."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import SMOKE, SNAKEMAKE, Clone
+
+POLLING = ("--slurm-init-seconds-before-status-checks", "3", "--max-status-checks-per-second", "1")  # real sites: slower
+
+
+def command(*arguments: str) -> str:
+    """Output of a command that must succeed."""
+    done = subprocess.run(arguments, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, f"{' '.join(arguments)}: {done.stdout}"
+    return done.stdout.strip()
+
+
+def until(reached: Callable[[], object], what: str, seconds: float, state: Callable[[], str] = str) -> object:
+    """Wait for `reached()` to be true and return its value; fail with `what` and `state()` after the deadline."""
+    end = time.monotonic() + seconds
+    while not (value := reached()):
+        if time.monotonic() > end:
+            pytest.fail(f"{what}: not within {seconds} s\n{state()}", pytrace=False)
+        time.sleep(0.1)
+    return value
+
+
+class Driver:
+    """`snakemake --profile slurm` in a clone, as a process group of its own; its output goes to driver.txt there."""
+
+    def __init__(self, clone: Clone, *arguments: str) -> None:
+        self.clone, self.arguments = clone, arguments
+        self.log = clone.folder / "driver.txt"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, with the same command every time."""
+        self.log.touch()
+        self.earlier = self.log.stat().st_size
+        with self.log.open("a") as output:
+            self.process = subprocess.Popen(
+                ["snakemake", "--profile", "slurm", *self.arguments, "--configfile", SMOKE, *POLLING],
+                cwd=self.clone.folder,
+                env={**os.environ, "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}"},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def kill(self) -> None:
+        """SIGKILL it and what it has started."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def output(self) -> str:
+        """What it has said since its last start."""
+        return self.log.read_bytes()[self.earlier :].decode()
+
+    def finish(self, seconds: float) -> None:
+        """Wait for its end, which must be a success."""
+        try:
+            code = self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            code = f"none, killed after {seconds} s"
+        assert code == 0, f"exit code of the driver: {code}\n{self.state()}"
+
+    def logs(self) -> list[Path]:
+        """SLURM's logs of the training jobs, oldest first; a requeued job appends to its first one."""
+        found = self.clone.folder.glob("results/slurm_logs/rule_train_sft/**/*.log")
+        return sorted(found, key=lambda path: int(path.stem))
+
+    def state(self) -> str:
+        """What a person wants to see after a failure."""
+        queue = subprocess.run(["squeue", "--long"], text=True, stdout=-1, stderr=subprocess.STDOUT).stdout
+        logs = "".join(f"\n--- {path.name} ---\n{path.read_text()[-2500:]}" for path in self.logs())
+        return f"--- squeue ---\n{queue}--- driver ---\n{self.log.read_text()[-5000:]}{logs}"
+
+
+class Training(Driver):
+    """A driver that makes one SFT adapter, and the training job that it submits."""
+
+    target = "results/smoke/sft-seed1/adapter/arm.json"
+
+    def __init__(self, clone: Clone, *arguments: str) -> None:
+        super().__init__(clone, self.target, *arguments)
+
+    def wait_for(self, reached: Callable[[], object], what: str, seconds: float = 180) -> object:
+        """Wait, as `until` does, with this training's state as explanation."""
+        return until(reached, what, seconds, self.state)
+
+    def job(self) -> str:
+        """Number of the SLURM job submitted last, known from its log."""
+        return self.logs()[-1].stem
+
+    def slurm_state(self) -> str:
+        """State of that job in the accounting."""
+        return command("sacct", "-X", "-n", "-P", "-o", "State", "-j", self.job()).split(" ")[0]
+
+    def processes(self) -> list[int]:
+        """The training programs that run in this clone."""
+        return [pid for pid in all_processes() if is_training(pid, self.clone.folder)]
+
+    def step(self) -> int:
+        """The step of the last checkpoint; 0 if there is none."""
+        names = [path.name for path in self.clone.folder.glob("results/smoke/sft-seed1/checkpoints/step-*")]
+        return max((int(name.removeprefix("step-")) for name in names), default=0)
+
+    def reach(self, step: int) -> int:
+        """Wait until a checkpoint of that step or a later one exists; return its step."""
+        return self.wait_for(lambda: max(self.step() - step + 1, 0), f"training at step {step}") + step - 1
+
+    def hold(self, step: int) -> int:
+        """Stop the training program (SIGSTOP) at that step or a little later; return the step of its checkpoint."""
+        self.reach(step)
+        (pid,) = self.processes()
+        os.kill(pid, signal.SIGSTOP)
+        self.wait_for(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T", "stopped")
+        return self.step()
+
+    def release(self) -> None:
+        """Let a held training go on."""
+        for pid in self.processes():
+            os.kill(pid, signal.SIGCONT)
+
+    def started(self) -> list[int]:
+        """Steps that lay before each training program that has started, in order."""
+        return [int(steps) for log in self.logs() for steps in re.findall(r"training: (\d+) steps", log.read_text())]
+
+
+def all_processes() -> list[int]:
+    """Process ids."""
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def is_training(pid: int, folder: Path) -> bool:
+    """Whether a process is `python train_sft.py` in that folder."""
+    try:
+        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        return arguments[1].endswith(b"/train_sft.py") and Path(f"/proc/{pid}/cwd").resolve() == folder.resolve()
+    except (OSError, IndexError):
+        return False
+
