@@ -33,22 +33,24 @@ def model_resources(gpus):
     return {"gpu": gpus, "mem_mb": mem_mb, "runtime": runtime, **(site if gpus else {})}
 
 
-# What the doctor asks for: threads and resources of an ordinary job and, if the study uses GPUs, of one that runs the model.
-CPU_RESOURCES = {"gpu": 0, "mem_mb": 4000, "runtime": 60}
-KINDS = {"cpu": (1, CPU_RESOURCES), "gpu": (config["threads"], model_resources(config["gpus"]))}
-if not config["gpus"]:
-    del KINDS["gpu"]
-
-
-def asked_for(kind, attempt):
-    """What a job of this kind asks of the scheduler in one of its attempts."""
-    threads, resources = KINDS[kind]
-    values = {name: value(None, attempt) if callable(value) else value for name, value in resources.items()}
-    return {"slurm_partition": ENVIRONMENT["SFT_VS_DPO_PARTITION"], **values, "threads": threads}
-
-
-def asked_of_scheduler(wildcards, output):
-    """All kinds of jobs, in their first and their last attempt, as JSON; empty where there is no scheduler."""
+def asked_of_scheduler():
+    """What an ordinary job, and one that runs the model on a GPU, ask for in their first and last attempt."""
+    ordinary = {"gpu": 0, "mem_mb": 4000, "runtime": 60, "threads": 1}
+    kinds = {"cpu": ordinary}
+    if config["gpus"]:
+        kinds["gpu"] = {**model_resources(config["gpus"]), "threads": config["threads"]}
     attempts = {"first": 1, "last": 1 + (workflow.execution_settings.retries or 0)}
-    asked = {kind: {name: asked_for(kind, attempt) for name, attempt in attempts.items()} for kind in KINDS}
-    return json.dumps(asked if workflow.executor_plugin.name == "slurm" else {})
+
+    def values(resources, attempt):
+        chosen = {name: value(None, attempt) if callable(value) else value for name, value in resources.items()}
+        return {"slurm_partition": ENVIRONMENT["SFT_VS_DPO_PARTITION"], **chosen}
+
+    return {
+        kind: {name: values(resources, attempt) for name, attempt in attempts.items()}
+        for kind, resources in kinds.items()
+    }
+
+
+def runs_on_slurm():
+    """Whether this Snakemake submits its jobs to SLURM."""
+    return workflow.executor_plugin.name == "slurm"

@@ -21,7 +21,7 @@ rule check_login:
     params:
         program=program("check_login", "train"),
         model=json.dumps(config["model"], sort_keys=True),
-        asked=asked_of_scheduler,
+        asked=lambda wildcards, output: json.dumps(asked_of_scheduler() if runs_on_slurm() else {}),
     shell:
         r"""
         {params.program} --model {params.model:q} --asked {params.asked:q} --output {output.found:q} 2>&1 | tee {log:q}
@@ -34,35 +34,53 @@ rule check_node:
         login=f"{DOCTOR}/login.json",
         env="envs/train.yaml",
     output:
-        found=f"{DOCTOR}/{{kind}}.json",
+        found=f"{DOCTOR}/cpu.json",
     log:
-        f"{DOCTOR}/{{kind}}.log",
-    wildcard_constraints:
-        kind="|".join(KINDS),
+        f"{DOCTOR}/cpu.log",
     conda:
         "../envs/train.yaml"
-    threads: lambda wildcards: KINDS[wildcards.kind][0]
     resources:
-        **{**KINDS[max(KINDS)][1], "runtime": 10},
+        mem_mb=4000,
+        runtime=10,
     params:
         program=program("check_node", "train"),
         model=json.dumps(config["model"], sort_keys=True),
         weights=f"results/{config['study']}/model/weights",
         cpu=config["cpu_instructions"],
-        gpus=lambda wildcards: config["gpus"] if wildcards.kind == "gpu" else 0,
+        kind="cpu",
+        gpus=0,
     shell:
         r"""
-        {params.program} --login {input.login:q} --lock {input.env:q} --kind {wildcards.kind:q} --gpus {params.gpus:q} \
+        {params.program} --login {input.login:q} --lock {input.env:q} --kind {params.kind:q} --gpus {params.gpus:q} \
             --model {params.model:q} --weights {params.weights:q} --cpu-instructions {params.cpu:q} \
             --output {output.found:q} 2>&1 | tee {log:q}
         """
+
+
+if config["gpus"]:
+
+    use rule check_node as check_gpu_node with:
+        output:
+            found=f"{DOCTOR}/gpu.json",
+        log:
+            f"{DOCTOR}/gpu.log",
+        threads: config["threads"]
+        resources:
+            **{**model_resources(config["gpus"]), "runtime": 10},
+        params:
+            program=program("check_node", "train"),
+            model=json.dumps(config["model"], sort_keys=True),
+            weights=f"results/{config['study']}/model/weights",
+            cpu=config["cpu_instructions"],
+            kind="gpu",
+            gpus=config["gpus"],
 
 
 rule doctor:
     """Check scheduler, nodes, environments, GPUs and model before anything expensive. Makes nothing."""
     input:
         login=f"{DOCTOR}/login.json",
-        nodes=expand(f"{DOCTOR}/{{kind}}.json", kind=KINDS),
+        nodes=expand(f"{DOCTOR}/{{kind}}.json", kind=["cpu", "gpu"] if config["gpus"] else ["cpu"]),
         env="envs/train.yaml",
     log:
         f"{DOCTOR}/doctor.log",

@@ -93,15 +93,10 @@ if workflow.is_main_process:
 
 onstart:
     check_environments()
-    on_slurm = workflow.executor_plugin.name == "slurm"
-    if on_slurm:
-        settings = dict(line.split("=", 1) for line in slurm("scontrol", "show", "config") if "=" in line)
-        settings = {name.strip(): value.strip() for name, value in settings.items()}
-        if (
-            settings.get("AccountingStorageType", "").endswith("none")
-            or "(null)" in settings["AccountingStorageType"]
-        ):
-            # sacct would fail for ever, and Snakemake with it
-            workflow.executor_settings.status_command = "squeue"
-    if ALONE and (on_slurm or shutil.which("squeue") and any(Path(".snakemake/incomplete").glob("*"))):
+    if runs_on_slurm():
+        lines = slurm("scontrol", "show", "config")
+        accounting = next((line for line in lines if line.startswith("AccountingStorageType")), "")
+        if "none" in accounting or "(null)" in accounting:
+            workflow.executor_settings.status_command = "squeue"  # sacct would fail for ever, and Snakemake wait
+    if ALONE and (runs_on_slurm() or shutil.which("squeue") and any(Path(".snakemake/incomplete").glob("*"))):
         finish_earlier_jobs()

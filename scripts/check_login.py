@@ -180,8 +180,9 @@ def test_only(asked: dict) -> subprocess.CompletedProcess:
 
 def describe(asked: dict, partition: str) -> str:
     """A job's resources in words."""
-    gpu = f"{asked['gpu']} GPU{'s' * (asked['gpu'] > 1)}" + f" ({asked['gpu_model']})" * bool(asked.get("gpu_model"))
-    parts = [f"{asked['threads']} CPUs", f"{asked['mem_mb'] / 1000:g} GB"] + [gpu] * bool(asked["gpu"])
+    parts = [f"{asked['threads']} CPU{'s' * (asked['threads'] > 1)}", f"{asked['mem_mb'] / 1000:g} GB"]
+    if asked["gpu"]:
+        parts.append(f"{asked['gpu']} GPU{'s' * (asked['gpu'] > 1)} {asked.get('gpu_model', '')}".strip())
     return ", ".join(parts) + f" for {asked['runtime'] / 60:g} h"
 
 
