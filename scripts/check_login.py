@@ -31,7 +31,10 @@ CURES = (
     ("qos", "set SBATCH_QOS or SFT_VS_DPO_GPU_QOS to one that your account may use (sacctmgr show assoc user=$USER)"),
     ("time limit", "set SFT_VS_DPO_MAX_HOURS to the limit of the partition, or lower job_hours"),
     ("feature", "correct SBATCH_CONSTRAINT or SFT_VS_DPO_GPU_CONSTRAINT (sinfo -o '%P %f' lists features)"),
-    ("configuration", "no node can run it; `sinfo -o '%P %c %m %G'` lists what there is"),
+    (
+        "configuration",
+        "no node has that much: lower job_memory_gb, threads or gpus (`sinfo -o '%P %c %m %G'` lists what there is)",
+    ),
 )
 
 
