@@ -47,7 +47,7 @@ def finish_earlier_jobs():
         logger.info(f"Cancelling jobs of an earlier driver that wait in the queue: {' '.join(waiting)}")
         slurm("scancel", "--state=PENDING", *waiting)
     said = None
-    while states := earlier_jobs():
+    while states:
         if set(states) != said:
             said = set(states)
             logger.info(
@@ -55,6 +55,8 @@ def finish_earlier_jobs():
                 "their work counts; `scancel` them to go on from their checkpoints at once"
             )
         time.sleep(5)
+        with contextlib.suppress(WorkflowError):  # the scheduler is away for a while: they may well go on without it
+            states = earlier_jobs()
     logger.info("They have ended; planning again")
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])
 
