@@ -31,3 +31,26 @@ def model_resources(gpus):
 
     site = {resource: ENVIRONMENT[name] for resource, name in GPU_SITE.items() if ENVIRONMENT.get(name)}
     return {"gpu": gpus, "mem_mb": mem_mb, "runtime": runtime, **(site if gpus else {})}
+
+
+def asked_of_scheduler():
+    """What an ordinary job, and one that runs the model on a GPU, ask for in their first and last attempt."""
+    ordinary = {"gpu": 0, "mem_mb": 4000, "runtime": 60, "threads": 1}
+    kinds = {"cpu": ordinary}
+    if config["gpus"]:
+        kinds["gpu"] = {**model_resources(config["gpus"]), "threads": config["threads"]}
+    attempts = {"first": 1, "last": 1 + (workflow.execution_settings.retries or 0)}
+
+    def values(resources, attempt):
+        chosen = {name: value(None, attempt) if callable(value) else value for name, value in resources.items()}
+        return {"slurm_partition": ENVIRONMENT["SFT_VS_DPO_PARTITION"], **chosen}
+
+    return {
+        kind: {name: values(resources, attempt) for name, attempt in attempts.items()}
+        for kind, resources in kinds.items()
+    }
+
+
+def runs_on_slurm():
+    """Whether this Snakemake submits its jobs to SLURM."""
+    return workflow.executor_plugin.name == "slurm"

@@ -47,7 +47,7 @@ def finish_earlier_jobs():
         logger.info(f"Cancelling jobs of an earlier driver that wait in the queue: {' '.join(waiting)}")
         slurm("scancel", "--state=PENDING", *waiting)
     said = None
-    while states := earlier_jobs():
+    while states:
         if set(states) != said:
             said = set(states)
             logger.info(
@@ -55,6 +55,8 @@ def finish_earlier_jobs():
                 "their work counts; `scancel` them to go on from their checkpoints at once"
             )
         time.sleep(5)
+        with contextlib.suppress(WorkflowError):  # the scheduler is away for a while: they may well go on without it
+            states = earlier_jobs()
     logger.info("They have ended; planning again")
     os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])
 
@@ -93,15 +95,10 @@ if workflow.is_main_process:
 
 onstart:
     check_environments()
-    on_slurm = workflow.executor_plugin.name == "slurm"
-    if on_slurm:
-        settings = dict(line.split("=", 1) for line in slurm("scontrol", "show", "config") if "=" in line)
-        settings = {name.strip(): value.strip() for name, value in settings.items()}
-        if (
-            settings.get("AccountingStorageType", "").endswith("none")
-            or "(null)" in settings["AccountingStorageType"]
-        ):
-            # sacct would fail for ever, and Snakemake with it
-            workflow.executor_settings.status_command = "squeue"
-    if ALONE and (on_slurm or shutil.which("squeue") and any(Path(".snakemake/incomplete").glob("*"))):
+    if runs_on_slurm():
+        lines = slurm("scontrol", "show", "config")
+        accounting = next((line for line in lines if line.startswith("AccountingStorageType")), "")
+        if "none" in accounting or "(null)" in accounting:
+            workflow.executor_settings.status_command = "squeue"  # sacct would fail for ever, and Snakemake wait
+    if ALONE and (runs_on_slurm() or shutil.which("squeue") and any(Path(".snakemake/incomplete").glob("*"))):
         finish_earlier_jobs()

@@ -1,0 +1,33 @@
+"""Rule doctor: would a study run here? Prints what check_login and check_node found.
+
+snakemake doctor --profile slurm --configfile mine.yaml
+python scripts/doctor.py login.json cpu.json gpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from arms.files import UserError, exit_with_message
+from arms.findings import read_findings
+
+
+def main() -> None:
+    """Print all findings and use up their files, so that the next doctor looks anew; exit code 1 if any failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("findings", nargs="+", help="what was found, JSON")
+    args = parser.parse_args()
+
+    machines = [read_findings(path) for path in args.findings]
+    for machine in machines:
+        print(machine.text())
+    for path in args.findings:
+        Path(path).unlink()
+    if any(machine.failed() for machine in machines):
+        raise UserError("the study would fail; mend what is marked FAIL and run the doctor again")
+    print("the study should run here")
+
+
+if __name__ == "__main__":
+    exit_with_message(main)
