@@ -93,9 +93,23 @@ if workflow.is_main_process:
     distrust_unrecorded()
 
 
+def understand_cancelled():
+    """Let the SLURM plugin 2.8.0 see that a job was cancelled: sacct says "CANCELLED by 1000", and it would wait for ever."""
+    import snakemake_executor_plugin_slurm as plugin
+
+    ask = plugin.query_job_status
+
+    async def query_job_status(command, logger):
+        states, seconds = await ask(command, logger)
+        return states and {number: state.partition(" ")[0] for number, state in states.items()}, seconds
+
+    plugin.query_job_status = query_job_status
+
+
 onstart:
     check_environments()
     if runs_on_slurm():
+        understand_cancelled()
         lines = slurm("scontrol", "show", "config")
         accounting = next((line for line in lines if line.startswith("AccountingStorageType")), "")
         if "none" in accounting or "(null)" in accounting:

@@ -67,28 +67,22 @@ def held_gpus(folder: Path) -> dict[str, list[int]]:
 
 
 class Undisturbed:
-    """A clone that lacks nothing but one SFT adapter, and what a local training makes there."""
+    """The finished study with one seed more and a longer SFT, which is to be trained; and what a local training makes."""
 
-    def __init__(self, folder: Path) -> None:
-        (folder / "ready").mkdir()
-        self.ready = Clone(folder / "ready")
+    def __init__(self, finished: Clone, folder: Path) -> None:
+        self.ready = finished.copy(folder / "ready")
+        self.ready.edit(SMOKE, "seeds: [1, 2]", "seeds: [1, 2, 3]")
         self.ready.edit(SMOKE, "sft:\n", "sft:\n  epochs: 10\n")
-        self.run(self.ready, "results/smoke/tokens/sft.parquet")
         trained = self.ready.copy(folder / "trained")
-        self.run(trained, Training.target)
-        self.results = results(trained.folder)
-        log = (trained.folder / "results/smoke/logs/train_sft/seed1.log").read_text()
-        self.steps = int(re.search(r"training: (\d+) steps", log)[1])
-
-    @staticmethod
-    def run(clone: Clone, target: str) -> None:
-        done = clone.snakemake("--cores", "2", target)
+        done = trained.snakemake("--cores", "2", Training.target)
         assert done.returncode == 0, done.stdout[-5000:]
+        self.results = results(trained.folder)
+        self.steps = int(re.search(r"training: (\d+) steps", done.stdout)[1])
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory) -> Undisturbed:
-    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
+def undisturbed(finished, tmp_path_factory) -> Undisturbed:
+    return Undisturbed(finished, tmp_path_factory.mktemp("undisturbed"))
 
 
 Met = tuple[Training, int | None]  # and the step before which no work may be repeated; None: nothing at all
