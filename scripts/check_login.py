@@ -108,8 +108,8 @@ def scheduler_findings(asked: dict, found: Findings) -> None:
         found.add(
             None,
             "preemption",
-            "this cluster cancels preempted jobs instead of requeueing them, and Snakemake would wait for one for ever; "
-            "if `squeue` shows none of your jobs while it waits, press Ctrl-C and run the same command again",
+            "this cluster cancels preempted jobs instead of requeueing them; Snakemake would wait for one for ever. "
+            "If `squeue` shows none of your jobs while it waits, press Ctrl-C and run the same command again",
         )
     for kind, attempts in asked.items():
         if job_findings(kind, attempts["first"], found) and attempts["last"] != attempts["first"]:
