@@ -15,6 +15,7 @@ rule fetch_model:
     benchmark:
         "<benchmarks>/fetch_model.tsv"
     localrule: True
+    retries: 0
     conda:
         "../envs/train.yaml"
     resources:

@@ -18,6 +18,7 @@ Snakemake 9.27.1 would then overlook every other reason to make the score again.
         "<benchmarks>/freeze_plan.tsv"
     priority: 1000
     localrule: True
+    retries: 0
     conda:
         "../envs/stats.yaml"
     resources:

@@ -104,6 +104,13 @@ def scheduler_findings(asked: dict, found: Findings) -> None:
             "accounting",
             "sacct answers" if answer.returncode == 0 else f"sacct: {said(answer)}; jobs could not be followed",
         )
+    if re.search(r"^PreemptMode\s*= .*CANCEL", settings, re.MULTILINE):
+        found.add(
+            None,
+            "preemption",
+            "this cluster cancels preempted jobs instead of requeueing them; Snakemake would wait for one for ever. "
+            "If `squeue` shows none of your jobs while it waits, press Ctrl-C and run the same command again",
+        )
     for kind, attempts in asked.items():
         if job_findings(kind, attempts["first"], found) and attempts["last"] != attempts["first"]:
             done = test_only(attempts["last"])

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import platform
@@ -44,6 +45,7 @@ def main() -> None:
         if same
         else f"works in {os.getcwd()}, not in {login['folder']}; put the folder on a file system that all nodes share",
     )
+    lock_findings(Path(".snakemake/alive.lock"), found)
     environment_findings(args.lock, found)
     cpu = cpu_class()
     enough = args.cpu_instructions == "native" or cpu.endswith(("avx2", "avx512f"))
@@ -65,6 +67,21 @@ def main() -> None:
         model_findings(args.model, found, node=True)
     print(found.text(), flush=True)
     found.write(args.output)
+
+
+def lock_findings(alive: Path, found: Findings) -> None:
+    """Does a lock that the driver holds on its machine keep this node out?"""
+    try:
+        with alive.open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        found.add(True, "locks", "the driver's lock is seen here")
+    else:
+        found.add(
+            None,
+            "locks",
+            "the driver's lock is not seen here (mounted without flock): start this study from one machine only",
+        )
 
 
 def environment_findings(lock: str, found: Findings) -> None:

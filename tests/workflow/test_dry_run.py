@@ -43,8 +43,3 @@ def test_a_real_run_without_environments_says_what_to_do(clone):
     assert done.returncode != 0
     assert "run `make setup`" in done.stdout
     assert not (clone.folder / "results" / "smoke" / "model").exists()
-
-
-def test_the_slurm_profile_is_found(clone):
-    done = clone.snakemake("--dry-run", "--profile", "slurm", "all")
-    assert done.returncode == 0, done.stdout
