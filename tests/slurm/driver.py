@@ -1,5 +1,6 @@
 """Drivers, `snakemake --profile slurm`, that a test starts, watches, holds and kills."""
 
+import contextlib
 import os
 import re
 import signal
@@ -42,7 +43,7 @@ class Driver:
     def __init__(self, clone: Clone, *arguments: str) -> None:
         self.clone, self.arguments = clone, arguments
         self.log = clone.folder / "driver.txt"
-        self.start()
+        self.process = None
 
     def start(self) -> None:
         """Start it, with the same command every time."""
@@ -58,10 +59,15 @@ class Driver:
                 start_new_session=True,
             )
 
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self.process is not None and self.process.poll() is None
+
     def kill(self) -> None:
-        """SIGKILL it and what it has started."""
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        """SIGKILL it and what it has started, if it runs."""
+        if self.alive():
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
 
     def output(self) -> str:
         """What it has said since its last start."""
@@ -93,8 +99,8 @@ class Training(Driver):
 
     target = "results/smoke/sft-seed3/adapter/arm.json"
 
-    def __init__(self, clone: Clone, *arguments: str) -> None:
-        super().__init__(clone, self.target, *arguments)
+    def __init__(self, clone: Clone) -> None:
+        super().__init__(clone, self.target)
 
     def wait_for(self, reached: Callable[[], object], what: str, seconds: float = 180) -> object:
         """Wait, as `until` does, with this training's state as explanation."""
@@ -104,13 +110,20 @@ class Training(Driver):
         """Number of the SLURM job submitted last, known from its log."""
         return self.logs()[-1].stem
 
-    def slurm_state(self) -> str:
-        """State of that job in the accounting."""
-        return command("sacct", "-X", "-n", "-P", "-o", "State", "-j", self.job()).split(" ")[0]
+    def states(self) -> list[str]:
+        """States of the SLURM jobs so far, in the accounting's words without who has cancelled one."""
+        numbers = ",".join(path.stem for path in self.logs())
+        lines = command("sacct", "-X", "-n", "-P", "-o", "JobIDRaw,State", "-j", numbers).splitlines()
+        states = dict(line.split("|") for line in lines)
+        return [states[path.stem].partition(" ")[0] for path in self.logs()]
 
     def processes(self) -> list[int]:
         """The training programs that run in this clone."""
-        return [pid for pid in all_processes() if is_training(pid, self.clone.folder)]
+        return [
+            pid
+            for pid in processes_in(self.clone.folder)
+            if len(arguments(pid)) > 1 and arguments(pid)[1].endswith("/train_sft.py")  # not the shell around it
+        ]
 
     def step(self) -> int:
         """The step of the last checkpoint; 0 if there is none."""
@@ -134,21 +147,37 @@ class Training(Driver):
         for pid in self.processes():
             os.kill(pid, signal.SIGCONT)
 
+    def kill_job(self) -> None:
+        """SIGKILL all processes of the last job, first SLURM's own, so that nothing is left that could tell."""
+        steps = [pid for pid in processes() if arguments(pid)[:1] and f"[{self.job()}." in arguments(pid)[0]]
+        for pid in steps + processes_in(self.clone.folder):
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(pid) != self.process.pid:
+                    os.kill(pid, signal.SIGKILL)
+
     def started(self) -> list[int]:
         """Steps that lay before each training program that has started, in order."""
         return [int(steps) for log in self.logs() for steps in re.findall(r"training: (\d+) steps", log.read_text())]
 
 
-def all_processes() -> list[int]:
+def processes() -> list[int]:
     """Process ids."""
     return [int(name) for name in os.listdir("/proc") if name.isdigit()]
 
 
-def is_training(pid: int, folder: Path) -> bool:
-    """Whether a process is `python train_sft.py` in that folder."""
+def arguments(pid: int) -> list[str]:
+    """Command line of a process; empty if it has ended."""
     try:
-        arguments = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        return arguments[1].endswith(b"/train_sft.py") and Path(f"/proc/{pid}/cwd").resolve() == folder.resolve()
-    except (OSError, IndexError):
-        return False
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+    except OSError:
+        return []
 
+
+def processes_in(folder: Path) -> list[int]:
+    """Ids of the processes that work in a folder."""
+    found = []
+    for pid in processes():
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if Path(f"/proc/{pid}/cwd").resolve(strict=True) == folder.resolve():
+                found.append(pid)
+    return found

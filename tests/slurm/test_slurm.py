@@ -1,13 +1,14 @@
 """On a real SLURM of one node: the smoke study, and the faults that training on a cluster meets.
 
-The cluster is made of Debian packages, as root (`tests/slurm/cluster`). Elsewhere these tests are skipped, loudly; where
-the variable CI or SFT_VS_DPO_REQUIRE_SLURM is set, a skip is a failure.
+The cluster is made of Debian packages, as root (`tests/slurm/cluster`). Elsewhere these tests are skipped, loudly;
+where the variable CI or SFT_VS_DPO_REQUIRE_SLURM is set, a skip is a failure.
 """
 
 import fcntl
 import os
 import re
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,7 +43,8 @@ def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(finished, cluster,
     clone = Clone(tmp_path)
     clone.edit(SMOKE, "cpu_instructions:", "gpus: 1\ncpu_instructions:")
     study = Driver(clone, "all")
-    study.finish(600)
+    study.start()
+    study.finish(900)
     assert results(clone.folder) == results(finished.folder)
     held = held_gpus(clone.folder)
     assert {rule: gpus for rule, gpus in held.items() if any(gpus)} == {
@@ -67,7 +69,7 @@ def held_gpus(folder: Path) -> dict[str, list[int]]:
 
 
 class Undisturbed:
-    """The finished study with one seed more and a longer SFT, which is to be trained; and what a local training makes."""
+    """The finished study with one more seed and a longer SFT, not trained yet; and what a local training makes."""
 
     def __init__(self, finished: Clone, folder: Path) -> None:
         self.ready = finished.copy(folder / "ready")
@@ -85,152 +87,166 @@ def undisturbed(finished, tmp_path_factory) -> Undisturbed:
     return Undisturbed(finished, tmp_path_factory.mktemp("undisturbed"))
 
 
-Met = tuple[Training, int | None]  # and the step before which no work may be repeated; None: nothing at all
+# Each fault starts a training, disturbs it, and returns the step up to which no work may be done again; None: no work
+# at all may be done again. `hold` and `release` stop the training program meanwhile, so that no machine is too fast.
 
 
-def time_limit(start) -> Met:
-    """The training job hits its time limit: SLURM ends it, the profile submits it again."""
-    training = start("--set-resources", "train_sft:runtime=1")
-    step = training.hold(10)  # or a fast machine would be done within the minute
-    first = training.job()
+def time_limit(training: Training) -> int:
+    """The job hits its time limit: SLURM ends it, the profile submits it again with twice the time."""
+    training.clone.edit(SMOKE, "seeds:", "job_hours: 0.02\nseeds:")  # one minute, the least that SLURM knows
+    training.start()
+    step = training.hold(10)
     training.finish(400)
-    assert state_of(first) == "TIMEOUT"
-    assert len(training.logs()) == 2
-    return training, step
+    assert training.states() == ["TIMEOUT", "COMPLETED"]
+    return step
 
 
-def requeue(start) -> Met:
-    """`scontrol requeue`, or preemption: the job goes back to the queue and keeps its number."""
-    training = start()
+def requeue(training: Training) -> int:
+    """`scontrol requeue`, as a preemption does it: the job goes back to the queue and keeps its number."""
+    training.start()
     step = training.reach(10)
     command("scontrol", "requeue", training.job())
-    training.finish(300)
-    assert len(training.logs()) == 1
-    return training, step
+    training.finish(400)
+    assert training.states() == ["COMPLETED"]
+    return step
 
 
-def scancel(start) -> Met:
+def scancel(training: Training) -> int:
     """`scancel`: the profile submits the job again."""
-    training = start()
+    training.start()
     step = training.reach(10)
-    first = training.job()
-    command("scancel", first)
-    training.finish(300)
-    assert state_of(first).startswith("CANCELLED")
-    assert len(training.logs()) == 2
-    return training, step
+    command("scancel", training.job())
+    training.finish(400)
+    assert training.states() == ["CANCELLED", "COMPLETED"]
+    return step
 
 
-def driver_killed(start) -> Met:
-    """The driver is killed and started again at once: it waits for its job, which was never interrupted."""
-    training = start()
+def driver_killed(training: Training) -> None:
+    """The driver is killed and started again at once: it waits for the job, which goes on."""
+    training.start()
     training.hold(10)
     training.kill()
     training.start()
     training.wait_for(lambda: "Jobs of an earlier driver" in training.output(), "the driver waits")
     training.release()
-    training.finish(300)
-    assert len(training.logs()) == 1
-    return training, None
+    training.finish(400)
+    assert training.states() == ["COMPLETED"]
 
 
-def driver_killed_for_long(start) -> Met:
+def driver_killed_for_long(training: Training) -> None:
     """The driver is killed and started again after its job has ended: nothing is left to do, and edits still count."""
-    training = start()
+    training.start()
     training.reach(10)
     training.kill()
-    training.wait_for(lambda: state_of(training.job()) == "COMPLETED", "the job ends without its driver")
+    training.wait_for(lambda: training.states() == ["COMPLETED"], "the job ends without its driver")
     training.start()
-    training.finish(100)
-    assert len(training.logs()) == 1
+    training.finish(120)
+    assert training.states() == ["COMPLETED"]
     assert training.clone.planned(training.target) == {}
     training.clone.edit(SMOKE, "2.0e-3", "2.1e-3")
     assert training.clone.planned(training.target) == {"train_sft": 1}
-    return training, None
 
 
-def slurmd_killed(start) -> Met:
-    """slurmd is killed and started again: the job may go on or start again from its checkpoint."""
-    training = start()
+def slurmd_killed(training: Training) -> int:
+    """slurmd is killed and started again: the job may go on, or start again from its checkpoint."""
+    training.start()
     step = training.hold(10)
-    command(CLUSTER, "kill", "slurmd")
-    training.release()
-    training.reach(step + 5)
-    command(CLUSTER, "start", "slurmd")
-    training.finish(300)
-    return training, step
+    with DAEMONS:
+        command(CLUSTER, "kill", "slurmd")
+        training.release()
+        training.reach(step + 5)
+        command(CLUSTER, "start", "slurmd")
+    training.finish(600)
+    return step
 
 
-def slurmctld_down(start) -> Met:
-    """slurmctld is killed and comes back after a minute; the job ends meanwhile."""
-    training = start()
-    step = training.reach(10)
-    down_for_a_minute("slurmctld", training)
-    training.finish(400)
-    return training, step
+def node_lost(training: Training) -> int:
+    """All of the job is gone at once, as when its node loses power, and the node comes back: SLURM requeues the job."""
+    training.start()
+    step = training.hold(10)
+    with DAEMONS:
+        command(CLUSTER, "kill", "slurmd")
+        training.kill_job()
+        command(CLUSTER, "start", "slurmd")
+    training.finish(600)
+    assert training.states() == ["COMPLETED"]
+    return step
 
 
-def slurmdbd_down(start) -> Met:
-    """slurmdbd, of which the driver asks the job's state, is killed and comes back after a minute."""
-    training = start()
-    step = training.reach(10)
-    down_for_a_minute("slurmdbd", training)
-    training.finish(400)
-    return training, step
+def slurmctld_down(training: Training) -> int:
+    """slurmctld is killed and comes back after a minute; the training goes on meanwhile."""
+    return without("slurmctld", training)
 
 
-def down_for_a_minute(daemon: str, training: Training) -> None:
-    """SIGKILL a daemon, start it again a minute later; the driver must live."""
-    command(CLUSTER, "kill", daemon)
-    time.sleep(60)  # the fault itself, not a wait for something
-    assert training.process.poll() is None, training.state()
-    command(CLUSTER, "start", daemon)
+def slurmdbd_down(training: Training) -> int:
+    """slurmdbd, which the driver asks how the job is, is killed and comes back after a minute."""
+    return without("slurmdbd", training)
 
 
-def state_of(job: str) -> str:
-    """State of a SLURM job in the accounting."""
-    return command("sacct", "-X", "-n", "-P", "-o", "State", "-j", job)
+def without(daemon: str, training: Training) -> int:
+    """SIGKILL a daemon, start it again a minute later."""
+    training.start()
+    step = training.hold(10)
+    with DAEMONS:
+        command(CLUSTER, "kill", daemon)
+        training.release()
+        time.sleep(60)  # the fault itself, not a wait for something
+        assert training.alive(), training.state()
+        command(CLUSTER, "start", daemon)
+    training.finish(600)
+    return step
 
 
-SIDE_BY_SIDE = {fault.__name__: fault for fault in (time_limit, requeue, scancel, driver_killed, driver_killed_for_long)}
-ALONE = {fault.__name__: fault for fault in (slurmd_killed, slurmctld_down, slurmdbd_down)}
+DAEMONS = threading.Lock()  # one daemon is down at a time
+QUIET = {fault.__name__: fault for fault in (time_limit, requeue, scancel, driver_killed, driver_killed_for_long)}
+OUTAGES = {fault.__name__: fault for fault in (slurmd_killed, node_lost, slurmctld_down, slurmdbd_down)}
+
+
+def meet(fault: Callable[[Training], int | None], undisturbed: Undisturbed, folder: Path) -> None:
+    """Meet one fault, and require the result of an undisturbed training and that no work was done twice."""
+    training = Training(undisturbed.ready.copy(folder))
+    try:
+        step = fault(training)
+    finally:
+        training.kill()
+    started = training.started()
+    assert started[0] == undisturbed.steps
+    assert all(steps <= undisturbed.steps - step for steps in started[1:]) if step else len(started) == 1, started
+    assert "another process is training" not in training.state()
+    kept = results(folder)
+    assert kept == undisturbed.results, {
+        name for name, digest in kept.items() if undisturbed.results.get(name) != digest
+    }
+
+
+def side_by_side(faults: dict[str, Callable], request, folder: Path) -> dict[str, Future]:
+    """The outcomes of the faults that are to be tested; all are met at once, each in a clone of its own."""
+    undisturbed = request.getfixturevalue("undisturbed")
+    request.getfixturevalue("cluster")
+    chosen = [item.callspec.params.get("fault") for item in request.session.items if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(len(faults)) as pool:
+        return {
+            name: pool.submit(meet, fault, undisturbed, folder / f"{name}'s clone")
+            for name, fault in faults.items()
+            if name in chosen
+        }
 
 
 @pytest.fixture(scope="session")
-def faults(request, cluster, undisturbed, tmp_path_factory) -> dict[str, Future]:
-    """The outcomes of the selected faults that do not touch daemons: all at once, each in a clone of its own."""
-    folder = tmp_path_factory.mktemp("faults")
-    chosen = [item.callspec.params["fault"] for item in request.session.items if "fault" in item.fixturenames]
-    pool = ThreadPoolExecutor(len(SIDE_BY_SIDE))
-    return {name: pool.submit(meet, SIDE_BY_SIDE[name], undisturbed, folder / name) for name in chosen}
+def quiet(request, tmp_path_factory) -> dict[str, Future]:
+    return side_by_side(QUIET, request, tmp_path_factory.mktemp("quiet"))
 
 
-def meet(fault: Callable, undisturbed: Undisturbed, folder: Path) -> None:
-    """Meet one fault, and require the result of an undisturbed training and that no work was done twice."""
-    made = []
-
-    def start(*arguments: str) -> Training:
-        made.append(Training(undisturbed.ready.copy(folder), *arguments))
-        return made[0]
-    try:
-        training, step = fault(start)
-    finally:
-        if made and made[0].process.poll() is None:
-            made[0].kill()
-    started = training.started()
-    assert started[0] == undisturbed.steps
-    if step is None:
-        assert len(started) == 1
-    assert all(steps <= undisturbed.steps - step for steps in started[1:]), (started, step)
-    assert "another process is training" not in training.state()
-    assert results(folder) == undisturbed.results
+@pytest.fixture(scope="session")
+def outages(request, tmp_path_factory) -> dict[str, Future]:
+    return side_by_side(OUTAGES, request, tmp_path_factory.mktemp("outages"))
 
 
-@pytest.mark.parametrize("fault", SIDE_BY_SIDE)
-def test_training_survives(fault, faults):
-    faults[fault].result()
+@pytest.mark.parametrize("fault", QUIET)
+def test_training_survives(fault, quiet):
+    quiet[fault].result()
 
 
-@pytest.mark.parametrize("outage", ALONE)
-def test_training_survives_an_outage(outage, cluster, undisturbed, tmp_path):
-    meet(ALONE[outage], undisturbed, tmp_path / "clone")
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_training_survives_an_outage(fault, outages):
+    outages[fault].result()
