@@ -168,6 +168,7 @@ def node_lost(training: Training) -> int:
         command(CLUSTER, "kill", "slurmd")
         training.kill_job()
         command(CLUSTER, "start", "slurmd")
+        training.wait_for(lambda: len(training.started()) == 2, "the job starts again")
     training.finish(600)
     assert training.states() == ["COMPLETED"]
     return step
