@@ -12,7 +12,7 @@ export UV_NO_PROGRESS := 1
 
 CHECKSUMS ?= config/checksums/demo.json
 
-.PHONY: demo reproduce checksums test unit workflow conda setup envs docs lint clean help
+.PHONY: demo reproduce checksums test unit workflow slurm conda setup envs docs lint clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,8 +45,11 @@ unit:  ## unit tests, each in the environment of what it tests
 	.envs/train/bin/python tests/run.py tests/unit/train
 
 workflow:  ## tests of the workflow, through the public command
-	@echo "==> the workflow, through the public command; then with conda's stand-in, which installs 7 GB once"
-	.envs/driver/bin/python tests/run.py tests/workflow tests/conda
+	@echo "==> the workflow, through the public command; with conda's stand-in, which installs 7 GB once; on a real SLURM"
+	.envs/driver/bin/python tests/run.py tests/workflow tests/conda tests/slurm
+
+slurm: setup .envs/pytest/.ready  ## only the tests on a real SLURM of this machine (root; installs Debian packages)
+	.envs/driver/bin/python tests/run.py tests/slurm
 
 conda: setup .envs/pytest/.ready  ## only the tests through --sdm conda, with a stand-in for conda
 	.envs/driver/bin/python tests/run.py tests/conda

@@ -14,8 +14,8 @@ rule fetch_model:
         "<logs>/fetch_model.log",
     benchmark:
         "<benchmarks>/fetch_model.tsv"
-    localrule: True
     retries: 0
+    localrule: True
     conda:
         "../envs/train.yaml"
     resources:

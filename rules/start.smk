@@ -93,12 +93,28 @@ if workflow.is_main_process:
     distrust_unrecorded()
 
 
+def understand_cancelled():
+    """Let the SLURM plugin 2.8.0 see a cancelled job: sacct says "CANCELLED by 1000", for which it would wait for ever."""
+    import snakemake_executor_plugin_slurm as plugin
+
+    ask = plugin.query_job_status
+
+    async def query_job_status(command, logger):
+        states, seconds = await ask(command, logger)
+        return states and {number: state.partition(" ")[0] for number, state in states.items()}, seconds
+
+    plugin.query_job_status = query_job_status
+
+
 onstart:
     check_environments()
     if runs_on_slurm():
+        understand_cancelled()
         lines = slurm("scontrol", "show", "config")
         accounting = next((line for line in lines if line.startswith("AccountingStorageType")), "")
         if "none" in accounting or "(null)" in accounting:
             workflow.executor_settings.status_command = "squeue"  # sacct would fail for ever, and Snakemake wait
-    if ALONE and (runs_on_slurm() or shutil.which("squeue") and any(Path(".snakemake/incomplete").glob("*"))):
+    # Without the profile a killed driver's jobs matter too, but most machines with `squeue` never ran this folder there.
+    left = Path("results/slurm_logs").is_dir() and any(Path(".snakemake/incomplete").glob("*"))
+    if ALONE and (runs_on_slurm() or left and shutil.which("squeue")):
         finish_earlier_jobs()

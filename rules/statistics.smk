@@ -17,8 +17,8 @@ Snakemake 9.27.1 would then overlook every other reason to make the score again.
     benchmark:
         "<benchmarks>/freeze_plan.tsv"
     priority: 1000
-    localrule: True
     retries: 0
+    localrule: True
     conda:
         "../envs/stats.yaml"
     resources:

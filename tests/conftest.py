@@ -48,7 +48,7 @@ class Clone:
 
     def planned(self, *arguments: str, config: str = SMOKE, **environment: str) -> dict[str, int]:
         """Job counts that a dry run plans, without `all`; empty when nothing is to be done."""
-        done = self.snakemake("--dry-run", "--quiet", "host", *arguments, config=config, **environment)
+        done = self.snakemake("--dry-run", *arguments, "--quiet", "host", config=config, **environment)
         assert done.returncode == 0, done.stdout
         if "Nothing to be done" in done.stdout:
             return {}

@@ -1,6 +1,7 @@
 """The cluster profile and the doctor where there is no cluster, and targets that outlived their driver."""
 
 import base64
+import os
 import re
 
 import pytest
@@ -34,6 +35,23 @@ def test_a_real_run_without_a_cluster_says_what_to_do(clone, bare_path):
     assert "this machine has no SLURM" in done.stdout
     assert "snakemake --cores all" in done.stdout
     assert not (clone.folder / "results" / "smoke").exists()
+
+
+def test_a_killed_local_run_goes_on_where_slurm_is_installed_but_down(clone, tmp_path):
+    squeue = tmp_path / "bin" / "squeue"
+    squeue.parent.mkdir()
+    squeue.write_text("#!/bin/sh\necho 'squeue: fatal: Could not establish a configuration source' >&2\nexit 1\n")
+    squeue.chmod(0o755)
+    marker = clone.folder / ".snakemake" / "incomplete" / "bWFya2Vy"
+    marker.parent.mkdir(parents=True)
+    marker.write_text('{"external_jobid": null}')
+    path = f"{squeue.parent}:{os.environ['PATH']}"
+    done = clone.snakemake("--cores", "1", "results/smoke/data/sft.audit.json", PATH=path)
+    assert done.returncode == 0, done.stdout
+    (clone.folder / "results" / "slurm_logs").mkdir()
+    done = clone.snakemake("--cores", "1", "results/smoke/data/heldout.audit.json", PATH=path)
+    assert done.returncode != 0, "jobs on the cluster may still run"
+    assert "the scheduler does not answer" in done.stdout
 
 
 def resources(output):

@@ -1,0 +1,252 @@
+"""On a real SLURM of one node: the smoke study, and the faults that training on a cluster meets.
+
+The cluster is made of Debian packages, as root (`tests/slurm/cluster`). Elsewhere these tests are skipped, loudly;
+where the variable CI or SFT_VS_DPO_REQUIRE_SLURM is set, a skip is a failure.
+"""
+
+import fcntl
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from conftest import SMOKE, Clone, results
+from driver import Driver, Training, command
+
+CLUSTER = str(Path(__file__).with_name("cluster"))
+REQUIRED = any(os.environ.get(name) for name in ("CI", "SFT_VS_DPO_REQUIRE_SLURM"))
+MODEL_JOBS = {"train_sft": 2, "train_dpo": 4, "score_pairs": 10, "generate": 7}
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A cluster for this test session alone; another session of this machine waits for its turn."""
+    checked = subprocess.run([CLUSTER, "foreign"], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    if checked.returncode:
+        (pytest.fail if REQUIRED else pytest.skip)(f"NOTHING WAS TESTED ON A REAL SLURM: {checked.stdout.strip()}")
+    with open("/run/lock/sft-vs-dpo-slurm-tests", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        command(CLUSTER, "down")  # what a killed session left
+        try:
+            command(CLUSTER, "up")
+            yield
+        finally:
+            command(CLUSTER, "down")
+
+
+def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(finished, cluster, tmp_path):
+    clone = Clone(tmp_path)
+    clone.edit(SMOKE, "cpu_instructions:", "gpus: 1\ncpu_instructions:")
+    study = Driver(clone, "all")
+    study.start()
+    study.finish(900)
+    assert results(clone.folder) == results(finished.folder)
+    held = held_gpus(clone.folder)
+    assert {rule: gpus for rule, gpus in held.items() if any(gpus)} == {
+        rule: [1] * jobs for rule, jobs in MODEL_JOBS.items()
+    }
+    assert {"check_sft", "tokenize_data", "grade", "compare", "report"} <= set(held)
+    assert clone.planned() == {}
+
+
+def held_gpus(folder: Path) -> dict[str, list[int]]:
+    """rule -> for each of its SLURM jobs, as the accounting has it, how many GPUs it was given."""
+    numbers = {log.stem: log for log in folder.glob("results/slurm_logs/rule_*/**/*.log")}
+    lines = command("sacct", "-X", "-n", "-P", "-o", "JobID,State,AllocTRES", "-j", ",".join(numbers)).splitlines()
+    held: dict[str, list[int]] = {}
+    for line in lines:
+        number, state, resources = line.split("|")
+        assert state == "COMPLETED", line
+        gpus = re.search(r"gres/gpu=(\d+)", resources)
+        rule = next(part for part in numbers[number].parts if part.startswith("rule_")).removeprefix("rule_")
+        held.setdefault(rule, []).append(int(gpus[1]) if gpus else 0)
+    return held
+
+
+class Undisturbed:
+    """The finished study with one more seed and a longer SFT, not trained yet; and what a local training makes."""
+
+    def __init__(self, finished: Clone, folder: Path) -> None:
+        self.ready = finished.copy(folder / "ready")
+        self.ready.edit(SMOKE, "seeds: [1, 2]", "seeds: [1, 2, 3]")
+        self.ready.edit(SMOKE, "sft:\n", "sft:\n  epochs: 10\n")
+        trained = self.ready.copy(folder / "trained")
+        done = trained.snakemake("--cores", "2", Training.target)
+        assert done.returncode == 0, done.stdout[-5000:]
+        self.results = results(trained.folder)
+        self.steps = int(re.search(r"training: (\d+) steps", done.stdout)[1])
+
+
+@pytest.fixture(scope="session")
+def undisturbed(finished, tmp_path_factory) -> Undisturbed:
+    return Undisturbed(finished, tmp_path_factory.mktemp("undisturbed"))
+
+
+# Each fault starts a training, disturbs it, and returns the step up to which no work may be done again; None: no work
+# at all may be done again. `hold` and `release` stop the training program meanwhile, so that no machine is too fast.
+
+
+def time_limit(training: Training) -> int:
+    """The job hits its time limit: SLURM ends it, the profile submits it again with twice the time."""
+    training.clone.edit(SMOKE, "seeds:", "job_hours: 0.02\nseeds:")  # one minute, the least that SLURM knows
+    training.start()
+    step = training.hold(10)
+    training.finish(400)
+    assert training.states() == ["TIMEOUT", "COMPLETED"]
+    return step
+
+
+def requeue(training: Training) -> int:
+    """`scontrol requeue`, as a preemption does it: the job goes back to the queue and keeps its number."""
+    training.start()
+    step = training.reach(10)
+    command("scontrol", "requeue", training.job())
+    training.finish(400)
+    assert training.states() == ["COMPLETED"]
+    return step
+
+
+def scancel(training: Training) -> int:
+    """`scancel`: the profile submits the job again."""
+    training.start()
+    step = training.reach(10)
+    command("scancel", training.job())
+    training.finish(400)
+    assert training.states() == ["CANCELLED", "COMPLETED"]
+    return step
+
+
+def driver_killed(training: Training) -> None:
+    """The driver is killed and started again at once: it waits for the job, which goes on."""
+    training.start()
+    training.hold(10)
+    training.kill()
+    training.start()
+    training.wait_for(lambda: "Jobs of an earlier driver" in training.output(), "the driver waits")
+    training.release()
+    training.finish(400)
+    assert training.states() == ["COMPLETED"]
+
+
+def driver_killed_for_long(training: Training) -> None:
+    """The driver is killed and started again after its job has ended: nothing is left to do, and edits still count."""
+    training.start()
+    training.reach(10)
+    training.kill()
+    training.wait_for(lambda: training.states() == ["COMPLETED"], "the job ends without its driver")
+    training.start()
+    training.finish(120)
+    assert training.states() == ["COMPLETED"]
+    assert training.clone.planned(training.target) == {}
+    training.clone.edit(SMOKE, "2.0e-3", "2.1e-3")
+    assert training.clone.planned(training.target) == {"train_sft": 1}
+
+
+def slurmd_killed(training: Training) -> int:
+    """slurmd is killed and started again: the job may go on, or start again from its checkpoint."""
+    training.start()
+    step = training.hold(10)
+    with DAEMONS:
+        command(CLUSTER, "kill", "slurmd")
+        training.release()
+        training.reach(step + 5)
+        command(CLUSTER, "start", "slurmd")
+    training.finish(600)
+    return step
+
+
+def node_lost(training: Training) -> int:
+    """All of the job is gone at once, as when its node loses power, and the node comes back: SLURM requeues the job."""
+    training.start()
+    step = training.hold(10)
+    with DAEMONS:
+        command(CLUSTER, "kill", "slurmd")
+        training.kill_job()
+        command(CLUSTER, "start", "slurmd")
+    training.finish(600)
+    assert training.states() == ["COMPLETED"]
+    return step
+
+
+def slurmctld_down(training: Training) -> int:
+    """slurmctld is killed and comes back after a minute; the training goes on meanwhile."""
+    return without("slurmctld", training)
+
+
+def slurmdbd_down(training: Training) -> int:
+    """slurmdbd, which the driver asks how the job is, is killed and comes back after a minute."""
+    return without("slurmdbd", training)
+
+
+def without(daemon: str, training: Training) -> int:
+    """SIGKILL a daemon, start it again a minute later."""
+    training.start()
+    step = training.hold(10)
+    with DAEMONS:
+        command(CLUSTER, "kill", daemon)
+        training.release()
+        time.sleep(60)  # the fault itself, not a wait for something
+        assert training.alive(), training.state()
+        command(CLUSTER, "start", daemon)
+    training.finish(600)
+    return step
+
+
+DAEMONS = threading.Lock()  # one daemon is down at a time
+QUIET = {fault.__name__: fault for fault in (time_limit, requeue, scancel, driver_killed, driver_killed_for_long)}
+OUTAGES = {fault.__name__: fault for fault in (slurmd_killed, node_lost, slurmctld_down, slurmdbd_down)}
+
+
+def meet(fault: Callable[[Training], int | None], undisturbed: Undisturbed, folder: Path) -> None:
+    """Meet one fault, and require the result of an undisturbed training and that no work was done twice."""
+    training = Training(undisturbed.ready.copy(folder))
+    try:
+        step = fault(training)
+    finally:
+        training.kill()
+    started = training.started()
+    assert started[0] == undisturbed.steps
+    assert all(steps <= undisturbed.steps - step for steps in started[1:]) if step else len(started) == 1, started
+    assert "another process is training" not in training.state()
+    kept = results(folder)
+    assert kept == undisturbed.results, {
+        name for name, digest in kept.items() if undisturbed.results.get(name) != digest
+    }
+
+
+def side_by_side(faults: dict[str, Callable], request, folder: Path) -> dict[str, Future]:
+    """The outcomes of the faults that are to be tested; all are met at once, each in a clone of its own."""
+    undisturbed = request.getfixturevalue("undisturbed")
+    request.getfixturevalue("cluster")
+    chosen = [item.callspec.params.get("fault") for item in request.session.items if hasattr(item, "callspec")]
+    with ThreadPoolExecutor(len(faults)) as pool:
+        return {
+            name: pool.submit(meet, fault, undisturbed, folder / f"{name}'s clone")
+            for name, fault in faults.items()
+            if name in chosen
+        }
+
+
+@pytest.fixture(scope="session")
+def quiet(request, tmp_path_factory) -> dict[str, Future]:
+    return side_by_side(QUIET, request, tmp_path_factory.mktemp("quiet"))
+
+
+@pytest.fixture(scope="session")
+def outages(request, tmp_path_factory) -> dict[str, Future]:
+    return side_by_side(OUTAGES, request, tmp_path_factory.mktemp("outages"))
+
+
+@pytest.mark.parametrize("fault", QUIET)
+def test_training_survives(fault, quiet):
+    quiet[fault].result()
+
+
+@pytest.mark.parametrize("fault", OUTAGES)
+def test_training_survives_an_outage(fault, outages):
+    outages[fault].result()
