@@ -17,6 +17,10 @@ METRICS = ("pref_acc", "pass_rate", "logp_margin")
 STARTS = ["base", *(f"sft-seed{seed}" for seed in config["seeds"])]  # what DPO starts from, and its references
 USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
 
+# A cluster's SIGTERM goes to every process of a job. The program needs some seconds to save; so bash, whose end would end
+# the job, waits for it, and tee, which would take the last lines with it, ends with its input.
+shell.prefix("set -euo pipefail; trap : TERM; tee() {{ trap '' TERM; command tee \"$@\"; }}; ")
+
 
 @functools.cache
 def source(path):

@@ -19,6 +19,7 @@ class UserError(Exception):
 def exit_with_message(main: Callable[[], None]) -> None:
     """Run a program's `main` and end the process; a UserError becomes one clear line and exit code 1.
 
+    The exit code stands even if nobody reads the output any more.
     Ends without Python's teardown: Arrow's threads sometimes abort the process there (pyarrow 16 on a busy machine,
     once in a dozen runs), and a job that has written everything would count as failed.
     """
@@ -28,8 +29,11 @@ def exit_with_message(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    except SystemExit as end:
+        code = end.code or 0
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     os._exit(code)
 
 

@@ -136,20 +136,22 @@ class Curves:
 def train(trainer: Trainer, job: Job, curves: Curves, checkpoints: Checkpoints, shown: list[str]) -> None:
     """Train to the end, from the last checkpoint if there is one, saying about every ten seconds where it is.
 
+    SIGTERM ends the optimiser step under way, saves a checkpoint, then ends the process with exit code 143.
     shown: the curves' columns in the progress line. UserError if any loss was not a finite number.
     """
     from transformers import PrinterCallback, TrainerCallback
 
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
-            self.began = self.said = curves.clock = checkpoints.saved = time.monotonic()
+            self.began = self.said = curves.clock = time.monotonic()
             self.first = state.global_step
             job.say(f"training: {state.max_steps - self.first} steps")
 
         def on_step_end(self, args, state, control, **kwargs):
             curves.end_step(state.global_step - 1)
             last = state.global_step == state.max_steps
-            control.should_save = checkpoints.due() and not last  # transformers cannot resume after the last step
+            # transformers cannot resume after the last step, so a SIGTERM there lets the job write its results
+            control.should_save = checkpoints.due() and not last
             now = time.monotonic()
             if not last and now - self.said < 10:
                 return
@@ -159,12 +161,14 @@ def train(trainer: Trainer, job: Job, curves: Curves, checkpoints: Checkpoints, 
             speed = curves.speed[-1]["tokens_per_second"]
             job.say(f"step {state.global_step}/{state.max_steps} {metrics} | {speed:.0f} tokens/s, {left:.0f} s left")
 
+        def on_save(self, args, state, control, **kwargs):
+            if checkpoints.stopping:
+                checkpoints.stop(f"step {state.global_step} of {state.max_steps}")
+
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Progress)
     trainer.checkpoints, trainer.curves = checkpoints, curves
     checkpoint = checkpoints.latest()
-    if checkpoint:
-        job.say(f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     bad = [row["step"] for row in curves.rows if not math.isfinite(row["loss"])]
     if bad:
