@@ -157,8 +157,13 @@ def dpo_settings(wildcards):
     return torch_settings(max_length=config["tokens"]["max_length"], lora=config["lora"], dpo=recipe, **start)
 
 
+def checkpoint_minutes(wildcards, output):
+    """How often a job saves. A function of `output`: Snakemake does not record it."""
+    return str(config["checkpoint_minutes"])
+
+
 def checkpoint_flags(wildcards, output):
-    """Where and how often a training job saves. A function of `output`: Snakemake does not record it."""
+    """Where and how often a training job saves. A function of `output`, too."""
     folder = Path(output.observed).parent / "checkpoints"
     return ["--checkpoints", str(folder), "--checkpoint-minutes", str(config["checkpoint_minutes"])]
 

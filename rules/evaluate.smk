@@ -26,11 +26,12 @@ rule score_pairs:
         job=job("score_pairs", torch_settings(**config["scoring"])),
         program=program("score_pairs", "train"),
         adapter=adapter_flag("--adapter"),
+        minutes=checkpoint_minutes,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --model {input.model:q} {params.adapter:q} --tokens {input.tokens:q} --threads {threads} \
-            --output {output.table:q} 2>&1 | tee {log:q}
+            --output {output.table:q} --checkpoint-minutes {params.minutes:q} 2>&1 | tee {log:q}
         """
 
 
@@ -59,11 +60,12 @@ rule generate:
         job=job("generate", torch_settings(generation=config["generation"])),
         program=program("generate", "train"),
         adapter=adapter_flag("--adapter"),
+        minutes=checkpoint_minutes,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --model {input.model:q} {params.adapter:q} --tokens {input.tokens:q} --threads {threads} \
-            --output {output.generations:q} 2>&1 | tee {log:q}
+            --output {output.generations:q} --checkpoint-minutes {params.minutes:q} 2>&1 | tee {log:q}
         """
 
 

@@ -194,7 +194,7 @@ class Job:
         try:
             print(f"[{self.label}] {message}", flush=True)
         except BrokenPipeError:
-            sys.stdout = open(os.devnull, "w")
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
     def finish(self, inputs: dict[str, object], outputs: dict[str, object], **facts: object) -> None:
         """Hash inputs and outputs and write the manifest: the last thing a program does.

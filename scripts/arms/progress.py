@@ -1,15 +1,16 @@
 """What a job has done so far, in a folder that survives SIGKILL at any moment and SIGTERM in good order.
 
 A cluster sends SIGTERM (time limit, preemption, scancel, requeue) and some seconds later SIGKILL. Once a job has begun,
-SIGTERM only asks it to stop: it saves at its next safe place and ends with exit code 143, as bash reports a SIGTERM.
-Before it has begun there is nothing to save, and SIGTERM ends it at once.
+SIGTERM only asks it to stop: it saves at its next safe place (the end of an optimiser step, of a batch) and ends with
+exit code 143, as bash reports a SIGTERM. Before it has begun there is nothing to save, and SIGTERM ends it at once.
 
-What is saved is a folder of safetensors and JSON, so that reading one runs no code. It is written beside its place, then
-renamed, and checked by sha256 before it is read; one of other settings, inputs, code or versions is never used.
+What is saved is a folder of safetensors and JSON, so that reading one runs no code. It is written beside its place,
+then renamed, and checked by sha256 before it is read; one of other settings, inputs, code or versions is never used.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
@@ -27,6 +28,13 @@ if TYPE_CHECKING:
     from arms.manifest import Job
 
 STATE, CARD = "state.json", "checkpoint.json"
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flag that training, scoring and generation share."""
+    parser.add_argument(
+        "--checkpoint-minutes", type=float, default=10, help="how often to save; 0: at every step, batch or round"
+    )
 
 
 class Progress:
@@ -113,6 +121,14 @@ class Progress:
                 shutil.rmtree(path)
         self.saved = time.monotonic()
 
+    def reached(self, step: int, state: dict, where: str) -> None:
+        """A safe place of a job whose state is JSON values: save if it is time, and stop if SIGTERM came."""
+        if self.due():
+            with self.saving(step) as folder:
+                write_state(folder, state)
+        if self.stopping:
+            self.stop(where)
+
     def stop(self, where: str) -> None:
         """End with exit code 143 and one line. Save first: nobody may be left to read the line."""
         self.job.say(f"stopped by SIGTERM at {where}; the same command goes on from here")
@@ -121,6 +137,11 @@ class Progress:
     def remove(self) -> None:
         """Remove all checkpoints: the target is done."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def beside(args: argparse.Namespace, job: Job, inputs: dict[str, str | None]) -> Progress:
+    """The progress of a job with one output, in a folder beside it: generations.progress for generations.parquet."""
+    return Progress(Path(args.output).with_suffix(".progress"), args.checkpoint_minutes, job, inputs)
 
 
 def write_state(folder: Path, state: dict) -> None:

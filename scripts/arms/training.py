@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arms.files import UserError, atomic_path, sha256_bytes
+from arms.progress import add_checkpoint_arguments
 
 if TYPE_CHECKING:
     import pandas
@@ -27,7 +28,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--observed", required=True, help="output: what training really used")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     parser.add_argument("--checkpoints", required=True, metavar="DIR", help="where checkpoints lie until training ends")
-    parser.add_argument("--checkpoint-minutes", type=float, default=10, help="how often to save; 0: after every step")
+    add_checkpoint_arguments(parser)
 
 
 def whole_batches(rows: list[dict], recipe: dict) -> list[dict]:

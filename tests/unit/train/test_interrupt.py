@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SFT, training_flags
+from conftest import ROOT, SCORING, SFT, TOKENS, TORCH, training_flags
 
 RESULTS = ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json")
 LONG = {**SFT, "sft": {**SFT["sft"], "epochs": 50, "scheduler": "cosine", "warmup_ratio": 0.1}}  # 300 steps
@@ -91,3 +91,91 @@ def test_sigterm_before_training_ends_at_once(study):
     read_until(running, "loading the base model")
     running.send_signal(signal.SIGTERM)
     assert running.wait() == -signal.SIGTERM  # 143 to bash
+
+
+GENERATION = {"max_new_tokens": 70, "temperature": 0.0, "top_p": 1.0, "samples": 1, "batch_size": 2, "seed": 5}
+SAMPLED = {**GENERATION, "temperature": 1.2, "top_p": 0.9, "samples": 2, "batch_size": 4}
+JOBS = {
+    "greedy": ("generate", {**TORCH, "generation": GENERATION}, "prompts.parquet", "answers have ended"),
+    "sampled": ("generate", {**TORCH, "generation": SAMPLED}, "prompts.parquet", "answers have ended"),
+    "scores": ("score_pairs", {**SCORING, "batch_size": 1}, "pairs.parquet", "24 pairs"),
+}
+
+
+@pytest.fixture(scope="module")
+def prompts(study) -> None:
+    """prompts.parquet in the study's folder."""
+    flags = ["--data", "data.jsonl", "--kind", "prompts", "--output", "prompts.parquet", "--audit", "prompts.json"]
+    study.run("tokenize_data", TOKENS, "--model", "model/model.json", *flags)
+
+
+def flags_of(output: str, tokens: str, *more: object) -> list:
+    """The flags of a generation or scoring program."""
+    flags = ["--model", "model/model.json", "--adapter", "sft/arm.json", "--tokens", tokens]
+    return [*flags, "--output", f"{output}.parquet", *more]
+
+
+def wait_for_checkpoints(running: subprocess.Popen, folder: Path, count: int) -> None:
+    """Wait until a program has saved `count` checkpoints that were not there before."""
+    before, seen = set(folder.glob("step-*")), set()
+    while len(seen) < count:
+        assert running.poll() is None, running.stdout.read()
+        seen |= set(folder.glob("step-*")) - before
+        time.sleep(0.001)
+
+
+@pytest.mark.parametrize("case", JOBS)
+def test_scoring_and_generation_go_on(study, prompts, case):
+    rule, settings, tokens, said = JOBS[case]
+    study.run(rule, settings, *flags_of(f"whole-{case}", tokens), seed="1")
+    folder = study.folder / f"cut-{case}.progress"
+    for count in (1, 5):
+        running = start(study, rule, settings, *flags_of(f"cut-{case}", tokens, "--checkpoint-minutes", 0))
+        wait_for_checkpoints(running, folder, count)
+        running.kill()
+        running.wait()
+    killed = max(folder.glob("step-*"))  # the kill may have left an older one
+    running = start(study, rule, settings, *flags_of(f"cut-{case}", tokens, *NEVER))
+    read_until(running, f"going on from cut-{case}.progress/{killed.name}")
+    running.send_signal(signal.SIGTERM)
+    last = running.stdout.read().splitlines()[-1]
+    assert running.wait() == 143
+    assert "stopped by SIGTERM at " in last
+    assert f"{said}; the same command goes on from here" in last
+    (stopped,) = folder.glob("step-*")
+    assert stopped.name > killed.name
+    assert not (study.folder / f"cut-{case}.parquet").exists()
+    printed = study.run(rule, settings, *flags_of(f"cut-{case}", tokens), seed="1")
+    assert f"going on from cut-{case}.progress/{stopped.name}" in printed
+    assert not folder.exists()
+    cut, whole = (study.folder / f"{name}-{case}.parquet" for name in ("cut", "whole"))
+    assert cut.read_bytes() == whole.read_bytes()
+
+
+def test_progress_of_another_job_is_removed(study):
+    running = start(study, "score_pairs", SCORING, *flags_of("other", "pairs.parquet", "--checkpoint-minutes", 0))
+    wait_for_checkpoints(running, study.folder / "other.progress", 2)
+    running.kill()
+    running.wait()
+    flags = [flag for flag in flags_of("other", "pairs.parquet") if flag not in ("--adapter", "sft/arm.json")]
+    printed = study.run("score_pairs", SCORING, *flags, seed="1")
+    assert "a checkpoint of other settings or inputs, removed" in printed
+    assert "going on from" not in printed
+    assert (study.folder / "other.parquet").read_bytes() == (study.folder / "base.parquet").read_bytes()
+
+
+def test_two_processes_do_not_write_the_same_result_at_once(study):
+    """The second waits for the first, also if the first removes the folder with the lock when it is done."""
+    settings, flags = {**SCORING, "batch_size": 1}, flags_of("two", "pairs.parquet", "--checkpoint-minutes", 0)
+    first = start(study, "score_pairs", settings, *flags)
+    wait_for_checkpoints(first, study.folder / "two.progress", 1)
+    first.send_signal(signal.SIGSTOP)
+    second = start(study, "score_pairs", settings, *flags)
+    read_until(second, "another process is at this job")
+    (before,) = (study.folder / "two.progress").glob("step-*")
+    time.sleep(1)
+    assert [before] == list((study.folder / "two.progress").glob("step-*"))
+    first.send_signal(signal.SIGCONT)
+    first.communicate()
+    assert (first.returncode, second.wait()) == (0, 0)
+    assert not (study.folder / "two.progress").exists()
