@@ -21,7 +21,7 @@ rule score_pairs:
     resources:
         mem_mb=6000,
         runtime=120,
-        gpu=config["gpus"],
+        gpu=min(config["gpus"], 1),
     params:
         job=job("score_pairs", torch_settings(**config["scoring"])),
         program=program("score_pairs", "train"),
@@ -55,7 +55,7 @@ rule generate:
     resources:
         mem_mb=6000,
         runtime=240,
-        gpu=config["gpus"],
+        gpu=min(config["gpus"], 1),
     params:
         job=job("generate", torch_settings(generation=config["generation"])),
         program=program("generate", "train"),

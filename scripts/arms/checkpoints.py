@@ -6,9 +6,11 @@ A run that goes on from one ends with the bytes of a run that was never interrup
 from __future__ import annotations
 
 import random
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arms import processes
 from arms.files import UserError
 from arms.progress import Progress, read_state, write_state
 
@@ -28,11 +30,13 @@ class Checkpoints(Progress):
         """Write a checkpoint after an optimiser step, then remove older ones."""
         import safetensors.torch
 
-        tensors, state = collect(trainer)
-        with self.saving(trainer.state.global_step) as folder:
-            safetensors.torch.save_file(tensors, folder / TENSORS)
-            write_state(folder, {**state, "curves": curves.state()})
-            trainer.state.save_to_json(str(folder / TRAINER))
+        tensors, state = collect(trainer)  # in all processes: each has random generators of its own
+        self.saved = time.monotonic()
+        if processes.rank() == 0:
+            with self.saving(trainer.state.global_step) as folder:
+                safetensors.torch.save_file(tensors, folder / TENSORS)
+                write_state(folder, {**state, "curves": curves.state()})
+                trainer.state.save_to_json(str(folder / TRAINER))
 
 
 class Resumable:
@@ -81,9 +85,9 @@ class Resumable:
         random.setstate((version, tuple(internal), gauss))
         kind, position, has_gauss, cached = state["numpy_rng"]
         numpy.random.set_state((kind, tensors["rng/numpy"].numpy().astype("uint32"), position, has_gauss, cached))
-        torch.random.set_rng_state(tensors["rng/torch"])
-        for device in range(torch.cuda.device_count()):
-            torch.cuda.set_rng_state(tensors[f"rng/cuda{device}"], device)
+        torch.random.set_rng_state(tensors[f"rng/torch/{processes.rank()}"])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors[f"rng/cuda/{processes.rank()}"])
 
 
 def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
@@ -105,10 +109,13 @@ def collect(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
             for index, moments in optimizer["state"].items()
             for name, tensor in moments.items()
         },
-        **{f"rng/cuda{device}": torch.cuda.get_rng_state(device) for device in range(torch.cuda.device_count())},
         "rng/numpy": torch.from_numpy(numbers.astype("int64")),
-        "rng/torch": torch.random.get_rng_state(),
     }
+    generators = {"torch": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        generators["cuda"] = torch.cuda.get_rng_state()
+    for rank, states in enumerate(processes.gather(generators)):
+        tensors |= {f"rng/{name}/{rank}": tensor for name, tensor in states.items()}
     state = {
         "param_groups": optimizer["param_groups"],
         "scheduler": trainer.lr_scheduler.state_dict(),

@@ -8,8 +8,11 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+TELL = "SFT_VS_DPO_TELL"  # file descriptor through which one of several processes tells its error (arms.processes)
 
 
 class UserError(Exception):
@@ -27,6 +30,9 @@ def exit_with_message(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        if TELL in os.environ:  # whoever started the processes says it, once, and ends them all
+            os.write(int(os.environ[TELL]), f"error: {error}\0".encode())
+            time.sleep(60)
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except SystemExit as end:

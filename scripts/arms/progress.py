@@ -22,6 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arms import processes
 from arms.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ class Progress:
 
     def __init__(self, folder: str | Path, minutes: float, job: Job, inputs: dict[str, str | None]) -> None:
         self.folder, self.minutes, self.job = Path(folder), minutes, job
-        self.key = sha256_bytes(canonical_json({"job": job.identity, "inputs": inputs, **job.versions}).encode())
+        self.key = sha256_bytes(
+            canonical_json(
+                {"job": job.identity, "inputs": inputs, "processes": processes.size(), **job.versions}
+            ).encode()
+        )
         self.saved = time.monotonic()
         self.stopping = False  # SIGTERM came
 
@@ -54,8 +59,13 @@ class Progress:
 
         Waits while another process is at the same job: one that outlived its killed Snakemake, say.
         """
-        self._lock()
+        found = self._find() if processes.rank() == 0 else None
         signal.signal(signal.SIGTERM, self._stop)
+        self.saved = time.monotonic()
+        return processes.gather(found)[0]
+
+    def _find(self) -> Path | None:
+        self._lock()
         found = None
         for path in sorted(self.folder.glob("step-*"), reverse=True):
             if found is None and self._is_whole(path):
@@ -66,7 +76,6 @@ class Progress:
             shutil.rmtree(path)
         if found:
             self.job.say(f"going on from {found}")
-        self.saved = time.monotonic()
         return found
 
     def _lock(self) -> None:
@@ -132,6 +141,7 @@ class Progress:
     def stop(self, where: str) -> None:
         """End with exit code 143 and one line. Save first: nobody may be left to read the line."""
         self.job.say(f"stopped by SIGTERM at {where}; the same command goes on from here")
+        processes.gather(None)  # the first to end ends the others
         raise SystemExit(128 + signal.SIGTERM)
 
     def remove(self) -> None:
