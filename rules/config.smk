@@ -67,6 +67,12 @@ def check_config(config):
     for stage in ("sft", "dpo"):
         if config[stage]["batch_size"] % config[stage]["micro_batch_size"]:
             raise WorkflowError(f"{CONFIG_FILES}: {stage}.micro_batch_size must divide {stage}.batch_size")
+        rows, micro = config[stage]["batch_size"], config[stage]["micro_batch_size"]
+        if config["gpus"] > 1 and rows % (micro * config["gpus"]):
+            raise WorkflowError(
+                f"{CONFIG_FILES}: gpus: {config['gpus']} deals out each step's micro-batches of {stage}, so gpus times "
+                f"{stage}.micro_batch_size ({micro}) must divide {stage}.batch_size ({rows}); lower one of the first two"
+            )
     loss_type = config["dpo"]["loss_type"]
     if loss_type.startswith("aot") and config["dpo"]["batch_size"] != config["dpo"]["micro_batch_size"]:
         raise WorkflowError(

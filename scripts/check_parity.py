@@ -20,8 +20,15 @@ WORLD = (
     "frozen_dtypes",
     "dropout",
     "gradient_checkpointing",
+    "processes",
 )
-DATA = ("tokens_sha256", "rows", "steps", "tokens_seen")  # alike in all DPO runs, and in all SFT runs
+DATA = (
+    "tokens_sha256",
+    "rows",
+    "micro_batch_size",
+    "steps",
+    "tokens_seen",
+)  # alike in all DPO runs, and in all SFT runs
 ORDER = ("batch_order_sha256",)  # alike in the two DPO arms of a seed
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 
+from arms import processes
 from arms.files import exit_with_message, read_json, sha256_file, write_json
 from arms.manifest import Job, add_job_arguments
 from arms.training import add_training_arguments
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--tokens", required=True, help="token ids of the training pairs")
     parser.add_argument("--reference", required=True, help="reference table of these pairs (rule score_pairs)")
     args = parser.parse_args()
+    processes.spread(args)
     job = Job(args)
 
     from datasets import Dataset
@@ -42,7 +44,8 @@ def main() -> None:
     from arms.training import Curves, train, trainer_arguments, whole_batches
 
     settings, recipe, seed = job.settings, job.settings["dpo"], int(job.wildcards["seed"])
-    set_cpu(args.threads, settings["cpu_instructions"])
+    set_cpu(max(1, args.threads // args.processes), settings["cpu_instructions"])
+    processes.join()
     card, pairs = read_json(args.model), read_tokens(args.tokens)
     start = models.read_arm(args.start, card) if args.start else None
     origin = {
@@ -89,6 +92,8 @@ def main() -> None:
     before, curves = models.trainable_digest(model), Curves()
     train(trainer, job, curves, checkpoints, ["loss", "margin"])
     moved = check_moved(before, models.trainable_digest(model), curves)
+    if processes.rank() > 0:
+        return
 
     identity = {
         "arm": job.wildcards["arm"],
@@ -102,6 +107,8 @@ def main() -> None:
     observed = {
         **identity,
         **models.trainable_facts(model),
+        "processes": processes.size(),
+        "micro_batch_size": recipe["micro_batch_size"],
         "rows": len(rows),
         "steps": trainer.state.global_step,
         "tokens_seen": curves.tokens,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 
+from arms import processes
 from arms.files import UserError, exit_with_message, read_json, sha256_file, write_json
 from arms.manifest import Job, add_job_arguments
 from arms.training import add_training_arguments
@@ -21,6 +22,7 @@ def main() -> None:
     add_training_arguments(parser)
     parser.add_argument("--tokens", required=True, help="token ids of the SFT rows")
     args = parser.parse_args()
+    processes.spread(args)
     job = Job(args)
 
     from datasets import Dataset
@@ -35,7 +37,8 @@ def main() -> None:
     from arms.training import Curves, train, trainer_arguments, whole_batches
 
     settings, recipe, seed = job.settings, job.settings["sft"], int(job.wildcards["seed"])
-    set_cpu(args.threads, settings["cpu_instructions"])
+    set_cpu(max(1, args.threads // args.processes), settings["cpu_instructions"])
+    processes.join()
     card = read_json(args.model)
     rows = whole_batches(read_tokens(args.tokens), recipe)
     data = {"model_sha256": card["sha256"], "tokens_sha256": sha256_file(args.tokens)}
@@ -60,6 +63,8 @@ def main() -> None:
     train(trainer, job, curves, checkpoints, ["loss"])
     if models.trainable_digest(model) == before:
         raise UserError("training left the adapter unchanged; raise sft.learning_rate or sft.epochs")
+    if processes.rank() > 0:
+        return
 
     identity = {"arm": "sft", "seed": seed, "parent_sha256": None, **data}
     identity = models.save_adapter(model, args.adapter, identity)
@@ -67,6 +72,8 @@ def main() -> None:
     observed = {
         **identity,
         **models.trainable_facts(model),
+        "processes": processes.size(),
+        "micro_batch_size": recipe["micro_batch_size"],
         "rows": len(rows),
         "steps": trainer.state.global_step,
         "tokens_seen": curves.tokens,

@@ -16,13 +16,14 @@ from trl import DPOTrainer
 from arms.checkpoints import Resumable
 from arms.files import UserError
 from arms.logps import pair_batch, pair_logps
+from arms.processes import DataParallel
 from arms.training import Curves
 
 STEP0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 REFERENCE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 
 
-class TableDPOTrainer(Resumable, DPOTrainer):
+class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
     """DPOTrainer for pre-tokenised pairs that carry their reference log-probabilities.
 
     Rows: id, prompt_ids, chosen_ids, rejected_ids, reference_chosen_logps, reference_rejected_logps (sums, in nats;
