@@ -26,6 +26,7 @@ wildcard_constraints:
     variant=f"(?:{'|'.join(map(re.escape, RECIPES))})",  # "" for the study's own recipe
     seed="[0-9]+",
     split="train|heldout",
+    stage="sft|dpo",
     dataset="sft|train_pairs|heldout_pairs|heldout_prompts",
 
 
@@ -42,6 +43,7 @@ rule all:
 
 include: "rules/model.smk"
 include: "rules/data.smk"
+include: "rules/memory.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/statistics.smk"

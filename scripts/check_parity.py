@@ -20,8 +20,10 @@ WORLD = (
     "frozen_dtypes",
     "dropout",
     "gradient_checkpointing",
+    "max_length",
 )
-DATA = ("tokens_sha256", "rows", "steps", "tokens_seen")  # alike in all DPO runs, and in all SFT runs
+# Alike in all DPO runs, and in all SFT runs:
+DATA = ("tokens_sha256", "rows", "steps", "tokens_seen", "micro_batch_size")
 ORDER = ("batch_order_sha256",)  # alike in the two DPO arms of a seed
 
 

@@ -157,7 +157,7 @@ def variant(path: str, metrics: list[str], units: dict) -> dict:
     label = Path(path).parent.name.removeprefix("stats-")
     rows = sorted_rows(read_frame(path), "overall", metrics)
     return {
-        "name": re.sub(r"-(?=[a-z_]+~)", ", ", label).replace("~", " ").replace("_", " "),
+        "name": recipe_words(label),
         "rows": [contrast_row(row, units) for row in rows if row.family == "primary"],
     }
 
@@ -318,7 +318,43 @@ def provenance(manifests: list[dict]) -> dict:
         "packages": [name for name in SHOWN_PACKAGES if name in found],
         "versions": {name: m["versions"] for name, m in environments.items()},
         "devices": Counter(device_words(m["machine"]) for m in training),
+        "memory": rung_words([m for m in manifests if m["rule"] == "probe_memory"]),
     }
+
+
+def rung_words(probes: list[dict]) -> list[str]:
+    """What of the training settings had to shrink to fit into memory (rule probe_memory); nothing if all did fit."""
+    found = []
+    for facts, wildcards in ((probe["facts"], probe["wildcards"]) for probe in probes):
+        asked, used = facts["asked"], facts["used"]
+        failed = [rung for rung in facts["attempts"] if not rung["fits"]]
+        label = wildcards["variant"].removeprefix("-")
+        recipe = f" ({recipe_words(label)})" if label else ""
+        if asked != used:
+            sizes = dict.fromkeys(rung["micro_batch_size"] for rung in failed)
+            lengths = dict.fromkeys(rung["max_length"] for rung in failed)
+            rows = f" and rows of at most {used['max_length']} tokens" * (asked["max_length"] != used["max_length"])
+            found.append(
+                f"{wildcards['stage'].upper()}{recipe} was trained with micro-batches of "
+                f"{used['micro_batch_size']}{rows} (asked for {asked['micro_batch_size']}; "
+                f"{listed(sizes)} did not fit {facts['card']}"
+                + (f", with rows of up to {listed(lengths)} tokens)" if rows else ")")
+            )
+    longest = {probe["facts"][name]["max_length"] for probe in probes for name in ("asked", "used")}
+    if len(longest) > 1:
+        found.append(f"The training rows of all arms have at most {min(longest)} tokens (asked for {max(longest)})")
+    return found
+
+
+def listed(numbers) -> str:
+    """Numbers in words: 8, 4 and 2."""
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def recipe_words(label: str) -> str:
+    """The label of another recipe, such as beta~0.3-loss_type~ipo, in words."""
+    return re.sub(r"-(?=[a-z_]+~)", ", ", label).replace("~", " ").replace("_", " ")
 
 
 def device_words(machine: dict) -> str:
