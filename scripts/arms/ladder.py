@@ -134,8 +134,8 @@ class Rung:
         }
         if paths and is_known(self.used(), recorded(Path(paths[0]).parent, self.key)):
             raise UserError(
-                f"{self.record()}: ran out of memory before with micro-batches of {self.micro_batch_size} and rows of up "
-                f"to {self.max_length} tokens; run the same snakemake command again: all arms then train on the next rung"
+                f"{self.record()}: micro-batches of {self.micro_batch_size} with rows of up to {self.max_length} "
+                "tokens ran out of memory before; run the same snakemake command again to go to the next rung"
             )
 
     def used(self) -> dict[str, int]:
