@@ -324,25 +324,24 @@ def provenance(manifests: list[dict]) -> dict:
 
 def rung_words(probes: list[dict]) -> list[str]:
     """What of the training settings had to shrink to fit into memory (rule probe_memory); nothing if all did fit."""
-    found = []
+    found, shortened = [], []
     for facts, wildcards in ((probe["facts"], probe["wildcards"]) for probe in probes):
-        asked, used = facts["asked"], facts["used"]
+        asked, used, label = facts["asked"], facts["used"], wildcards["variant"].removeprefix("-")
+        stage = wildcards["stage"].upper() + (f" ({recipe_words(label)})" if label else "")
         failed = [rung for rung in facts["attempts"] if not rung["fits"]]
-        label = wildcards["variant"].removeprefix("-")
-        recipe = f" ({recipe_words(label)})" if label else ""
-        if asked != used:
-            sizes = dict.fromkeys(rung["micro_batch_size"] for rung in failed)
-            lengths = dict.fromkeys(rung["max_length"] for rung in failed)
-            rows = f" and rows of at most {used['max_length']} tokens" * (asked["max_length"] != used["max_length"])
+        sizes = [rung["micro_batch_size"] for rung in failed if rung["max_length"] == used["max_length"]]
+        if sizes:
             found.append(
-                f"{wildcards['stage'].upper()}{recipe} was trained with micro-batches of "
-                f"{used['micro_batch_size']}{rows} (asked for {asked['micro_batch_size']}; "
-                f"{listed(sizes)} did not fit {facts['card']}"
-                + (f", with rows of up to {listed(lengths)} tokens)" if rows else ")")
+                f"{stage} was trained with micro-batches of {used['micro_batch_size']} (asked for "
+                f"{asked['micro_batch_size']}; {listed(sizes)} did not fit {facts['card']})"
             )
-    longest = {probe["facts"][name]["max_length"] for probe in probes for name in ("asked", "used")}
-    if len(longest) > 1:
-        found.append(f"The training rows of all arms have at most {min(longest)} tokens (asked for {max(longest)})")
+        if used["max_length"] < asked["max_length"]:
+            shortened.append((used["max_length"], f"{stage} did not fit {facts['card']} with longer ones"))
+    if shortened:
+        longest, why = min(shortened)[0], "; ".join(words for _, words in shortened)
+        found.append(
+            f"The training rows of all arms have at most {longest} tokens (asked for {asked['max_length']}; {why})"
+        )
     return found
 
 
