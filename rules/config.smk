@@ -83,6 +83,16 @@ def check_config(config):
         raise WorkflowError(
             f"{CONFIG_FILES}: dpo.label_smoothing has no effect on dpo.loss_type {loss_type}; remove one of them"
         )
+    shorter = [config["tokens"]["max_length"], *config["out_of_memory"]["max_length"]]
+    if shorter != sorted(set(shorter), reverse=True):
+        raise WorkflowError(
+            f"{CONFIG_FILES}: out_of_memory.max_length must be lengths below tokens.max_length, each below the one before"
+        )
+    if shorter[1:] and config["tokens"]["on_overlong"] == "error":
+        raise WorkflowError(
+            f"{CONFIG_FILES}: out_of_memory.max_length shortens rows, which tokens.on_overlong: error forbids; "
+            "set it to drop or truncate, or remove out_of_memory.max_length"
+        )
     for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts"):
         path = config["data"][name]
         if not os.path.isfile(path):

@@ -6,6 +6,7 @@ rule train_sft:
     input:
         model="<results>/model/model.json",
         tokens="<results>/tokens/sft.parquet",
+        rung=training_rungs("sft"),
         env="envs/train.yaml",
     output:
         adapter="<results>/sft-seed{seed}/adapter/arm.json",
@@ -27,11 +28,12 @@ rule train_sft:
     params:
         job=job("train_sft", sft_settings),
         program=program("train_sft", "train"),
+        rung=rung_flag,
         flags=training_flags,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --model {input.model:q} --tokens {input.tokens:q} --threads {threads} {params.flags:q} \
+            --model {input.model:q} --tokens {input.tokens:q} {params.rung:q} --threads {threads} {params.flags:q} \
             --adapter {output.adapter:q} --curves {output.curves:q} --speed {output.speed:q} \
             --observed {output.observed:q} 2>&1 | tee {log:q}
         """
@@ -44,6 +46,7 @@ rule train_dpo:
         tokens="<results>/tokens/train_pairs.parquet",
         adapter=adapter_of,
         reference=lambda wildcards: f"<results>/{parent(wildcards)}/train_logps.parquet",
+        rung=lambda wildcards: training_rungs("dpo", wildcards.variant),
         env="envs/train.yaml",
     output:
         adapter="<results>/{arm}{variant}-seed{seed}/adapter/arm.json",
@@ -66,12 +69,13 @@ rule train_dpo:
         job=job("train_dpo", dpo_settings),
         program=program("train_dpo", "train"),
         start=adapter_flag("--start"),
+        rung=rung_flag,
         flags=training_flags,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --model {input.model:q} {params.start:q} --tokens {input.tokens:q} --reference {input.reference:q} \
-            --threads {threads} {params.flags:q} --adapter {output.adapter:q} --curves {output.curves:q} \
+            {params.rung:q} --threads {threads} {params.flags:q} --adapter {output.adapter:q} --curves {output.curves:q} \
             --speed {output.speed:q} --observed {output.observed:q} 2>&1 | tee {log:q}
         """
 

@@ -17,7 +17,7 @@ from arms.checkpoints import Resumable
 from arms.files import UserError
 from arms.logps import pair_batch, pair_logps
 from arms.processes import DataParallel
-from arms.training import Curves
+from arms.training import Curves, few_steps
 
 STEP0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 REFERENCE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
@@ -175,6 +175,6 @@ def check_moved(before: str, after: str, curves: Curves) -> dict:
         raise UserError(
             "training left the policy where it was (adapter "
             + ("unchanged" if before == after else "changed")
-            + f", margin moved by {moved}); raise dpo.learning_rate or dpo.epochs"
+            + f", margin moved by {moved}); {few_steps('dpo', len(curves.speed))}"
         )
     return {"adapter_moved": True, "margin_first": float(margins.iloc[0]), "margin_last": float(margins.iloc[-1])}

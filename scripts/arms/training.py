@@ -85,6 +85,14 @@ def trainer_arguments(recipe: dict, seed: int) -> dict:
     }
 
 
+def few_steps(stage: str, steps: int) -> str:
+    """The cure for a training that moved nothing. Warm-up starts at a learning rate of 0: one step may be all of it."""
+    return (
+        f"raise {stage}.learning_rate or {stage}.epochs, or get more than {steps} step{'s' * (steps != 1)} by a "
+        f"smaller {stage}.batch_size (the first step of a {stage}.warmup_ratio above 0 has learning rate 0)"
+    )
+
+
 class Curves:
     """Per-step means of what each micro-batch reported, and a running hash of the order in which rows were seen.
 
