@@ -13,6 +13,7 @@ include: "rules/guard.smk"
 include: "rules/config.smk"
 include: "rules/common.smk"
 include: "rules/cluster.smk"
+include: "rules/ladder.smk"
 
 
 pathvars:
@@ -27,6 +28,7 @@ wildcard_constraints:
     variant=f"(?:{'|'.join(map(re.escape, RECIPES))})",  # "" for the study's own recipe
     seed="[0-9]+",
     split="train|heldout",
+    stage="sft|dpo",
     dataset="sft|train_pairs|heldout_pairs|heldout_prompts",
 
 
@@ -43,6 +45,7 @@ rule all:
 
 include: "rules/model.smk"
 include: "rules/data.smk"
+include: "rules/memory.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/statistics.smk"

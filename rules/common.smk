@@ -15,7 +15,12 @@ FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
 STATISTICS = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
 METRICS = ("pref_acc", "pass_rate", "logp_margin")
 STARTS = ["base", *(f"sft-seed{seed}" for seed in config["seeds"])]  # what DPO starts from, and its references
+PROCESSES = max(1, config["gpus"])  # of a training job
 USES_CONDA = "conda" in {method.name.lower() for method in workflow.deployment_settings.deployment_method}
+
+# A cluster's SIGTERM goes to every process of a job. The program needs some seconds to save; so bash, whose end would end
+# the job, waits for it, and tee, which would take the last lines with it, ends with its input.
+shell.prefix("set -euo pipefail; trap : TERM; tee() {{ trap '' TERM; command tee \"$@\"; }}; ")
 
 
 @functools.cache
@@ -153,10 +158,16 @@ def dpo_settings(wildcards):
     return torch_settings(max_length=config["tokens"]["max_length"], lora=config["lora"], dpo=recipe, **start)
 
 
-def checkpoint_flags(wildcards, output):
-    """Where and how often a training job saves. A function of `output`: Snakemake does not record it."""
+def checkpoint_minutes(wildcards, output):
+    """How often a job saves. A function of `output`: Snakemake does not record it."""
+    return str(config["checkpoint_minutes"])
+
+
+def training_flags(wildcards, output):
+    """Where and how often a training job saves, and over how many GPUs it is spread. A function of `output`, too."""
     folder = Path(output.observed).parent / "checkpoints"
-    return ["--checkpoints", str(folder), "--checkpoint-minutes", str(config["checkpoint_minutes"])]
+    flags = ["--checkpoints", str(folder), "--checkpoint-minutes", str(config["checkpoint_minutes"])]
+    return [*flags, "--processes", str(PROCESSES)] if PROCESSES > 1 else flags
 
 
 def plan(config):

@@ -67,6 +67,12 @@ def check_config(config):
     for stage in ("sft", "dpo"):
         if config[stage]["batch_size"] % config[stage]["micro_batch_size"]:
             raise WorkflowError(f"{CONFIG_FILES}: {stage}.micro_batch_size must divide {stage}.batch_size")
+        rows, micro = config[stage]["batch_size"], config[stage]["micro_batch_size"]
+        if config["gpus"] > 1 and rows % (micro * config["gpus"]):
+            raise WorkflowError(
+                f"{CONFIG_FILES}: gpus: {config['gpus']} deals out each step's micro-batches of {stage}, so gpus times "
+                f"{stage}.micro_batch_size ({micro}) must divide {stage}.batch_size ({rows}); lower one of the first two"
+            )
     loss_type = config["dpo"]["loss_type"]
     if loss_type.startswith("aot") and config["dpo"]["batch_size"] != config["dpo"]["micro_batch_size"]:
         raise WorkflowError(
@@ -76,6 +82,16 @@ def check_config(config):
     if config["dpo"]["label_smoothing"] and loss_type in ("hinge", "ipo", "nca_pair", "sppo_hard"):
         raise WorkflowError(
             f"{CONFIG_FILES}: dpo.label_smoothing has no effect on dpo.loss_type {loss_type}; remove one of them"
+        )
+    shorter = [config["tokens"]["max_length"], *config["out_of_memory"]["max_length"]]
+    if shorter != sorted(set(shorter), reverse=True):
+        raise WorkflowError(
+            f"{CONFIG_FILES}: out_of_memory.max_length must be lengths below tokens.max_length, each below the one before"
+        )
+    if shorter[1:] and config["tokens"]["on_overlong"] == "error":
+        raise WorkflowError(
+            f"{CONFIG_FILES}: out_of_memory.max_length shortens rows, which tokens.on_overlong: error forbids; "
+            "set it to drop or truncate, or remove out_of_memory.max_length"
         )
     for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts"):
         path = config["data"][name]

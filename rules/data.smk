@@ -105,6 +105,7 @@ rule tokenize_data:
         model="<results>/model/model.json",
         data=lambda wildcards: config["data"][DATASETS[wildcards.dataset][0]],
         audit=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset][2]}.audit.json",
+        rung=token_rungs,
         env="envs/train.yaml",
     output:
         tokens="<results>/tokens/{dataset}.parquet",
@@ -123,9 +124,10 @@ rule tokenize_data:
         job=job("tokenize_data", token_settings),
         program=program("tokenize_data", "train"),
         kind=lambda wildcards, input: DATASETS[wildcards.dataset][1],
+        rung=rung_flag,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --gates {input.audit:q} --model {input.model:q} --data {input.data:q} --kind {params.kind:q} \
-            --output {output.tokens:q} --audit {output.audit:q} 2>&1 | tee {log:q}
+            {params.rung:q} --output {output.tokens:q} --audit {output.audit:q} 2>&1 | tee {log:q}
         """

@@ -19,16 +19,17 @@ rule score_pairs:
         "../envs/train.yaml"
     threads: config["threads"]
     resources:
-        **model_resources(config["gpus"]),
+        **model_resources(min(config["gpus"], 1)),
     params:
         job=job("score_pairs", torch_settings(**config["scoring"])),
         program=program("score_pairs", "train"),
         adapter=adapter_flag("--adapter"),
+        minutes=checkpoint_minutes,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --model {input.model:q} {params.adapter:q} --tokens {input.tokens:q} --threads {threads} \
-            --output {output.table:q} 2>&1 | tee {log:q}
+            --output {output.table:q} --checkpoint-minutes {params.minutes:q} 2>&1 | tee {log:q}
         """
 
 
@@ -50,16 +51,17 @@ rule generate:
         "../envs/train.yaml"
     threads: config["threads"]
     resources:
-        **model_resources(config["gpus"]),
+        **model_resources(min(config["gpus"], 1)),
     params:
         job=job("generate", torch_settings(generation=config["generation"])),
         program=program("generate", "train"),
         adapter=adapter_flag("--adapter"),
+        minutes=checkpoint_minutes,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --model {input.model:q} {params.adapter:q} --tokens {input.tokens:q} --threads {threads} \
-            --output {output.generations:q} 2>&1 | tee {log:q}
+            --output {output.generations:q} --checkpoint-minutes {params.minutes:q} 2>&1 | tee {log:q}
         """
 
 

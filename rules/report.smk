@@ -66,6 +66,7 @@ rule report:
             "<results>/stats/manifest.json",
             "<results>/scores/part-base.manifest.json",
             *expand("<results>/{run}/train.manifest.json", run=runs("")[1:]),
+            *(path.replace(".json", ".manifest.json") for path in probed()),
         ],
         env="envs/stats.yaml",
     output:

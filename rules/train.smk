@@ -6,6 +6,7 @@ rule train_sft:
     input:
         model="<results>/model/model.json",
         tokens="<results>/tokens/sft.parquet",
+        rung=training_rungs("sft"),
         env="envs/train.yaml",
     output:
         adapter="<results>/sft-seed{seed}/adapter/arm.json",
@@ -21,17 +22,18 @@ rule train_sft:
         "<benchmarks>/train_sft/seed{seed}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]
+    threads: config["threads"] * PROCESSES
     resources:
         **model_resources(config["gpus"]),
     params:
         job=job("train_sft", sft_settings),
         program=program("train_sft", "train"),
-        checkpoints=checkpoint_flags,
+        rung=rung_flag,
+        flags=training_flags,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --model {input.model:q} --tokens {input.tokens:q} --threads {threads} {params.checkpoints:q} \
+            --model {input.model:q} --tokens {input.tokens:q} {params.rung:q} --threads {threads} {params.flags:q} \
             --adapter {output.adapter:q} --curves {output.curves:q} --speed {output.speed:q} \
             --observed {output.observed:q} 2>&1 | tee {log:q}
         """
@@ -44,6 +46,7 @@ rule train_dpo:
         tokens="<results>/tokens/train_pairs.parquet",
         adapter=adapter_of,
         reference=lambda wildcards: f"<results>/{parent(wildcards)}/train_logps.parquet",
+        rung=lambda wildcards: training_rungs("dpo", wildcards.variant),
         env="envs/train.yaml",
     output:
         adapter="<results>/{arm}{variant}-seed{seed}/adapter/arm.json",
@@ -59,19 +62,20 @@ rule train_dpo:
         "<benchmarks>/train_dpo/{arm}{variant}-seed{seed}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: config["threads"]
+    threads: config["threads"] * PROCESSES
     resources:
         **model_resources(config["gpus"]),
     params:
         job=job("train_dpo", dpo_settings),
         program=program("train_dpo", "train"),
         start=adapter_flag("--start"),
-        checkpoints=checkpoint_flags,
+        rung=rung_flag,
+        flags=training_flags,
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
             --model {input.model:q} {params.start:q} --tokens {input.tokens:q} --reference {input.reference:q} \
-            --threads {threads} {params.checkpoints:q} --adapter {output.adapter:q} --curves {output.curves:q} \
+            {params.rung:q} --threads {threads} {params.flags:q} --adapter {output.adapter:q} --curves {output.curves:q} \
             --speed {output.speed:q} --observed {output.observed:q} 2>&1 | tee {log:q}
         """
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 import argparse
 import time
 
-from arms.files import atomic_path, exit_with_message, read_json
+from arms.files import atomic_path, canonical_json, exit_with_message, read_json, sha256_bytes, sha256_file
 from arms.manifest import Job, add_job_arguments
+from arms.progress import add_checkpoint_arguments, beside, read_state
 
 ROUND = 32  # new tokens before answers that have ended leave their batch
 
@@ -26,12 +27,13 @@ def main() -> None:
     parser.add_argument("--tokens", required=True, help="token ids of the prompts")
     parser.add_argument("--output", required=True, help="the answers, parquet")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    add_checkpoint_arguments(parser)
     args = parser.parse_args()
     job = Job(args)
 
     import pandas
     import torch
-    from transformers import GenerationConfig, set_seed
+    from transformers import GenerationConfig
 
     from arms import models
     from arms.cpu import set_cpu
@@ -46,6 +48,10 @@ def main() -> None:
     if args.adapter:
         identity = models.read_arm(args.adapter, card)
         policy = models.load_adapter(policy, args.adapter)
+    made_from = {
+        "model_sha256": card["sha256"],
+        "adapter_sha256": identity["adapter_sha256"] if args.adapter else None,
+    }
     policy.eval()
     device = next(policy.parameters()).device
     # The chat template's end of turn is what SFT trains; a base model may end with its tokenizer's own EOS instead, and
@@ -62,7 +68,6 @@ def main() -> None:
         pad_token_id=tokenizer.pad_token_id,
         use_cache=True,
     )
-    set_seed(settings["seed"])
 
     def extend(answers: list[dict], tokens: int) -> None:
         """Add up to `tokens` new tokens to each answer of one left-padded batch."""
@@ -71,6 +76,9 @@ def main() -> None:
         ids = [[tokenizer.pad_token_id] * (longest - len(row)) + row for row in known]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in known]
         config.max_new_tokens = tokens
+        # A seed of its own makes a batch's draws independent of the batches before it, so a run may go on at any batch.
+        first = [settings["seed"], answers[0]["prompt_id"], answers[0]["sample_idx"], len(answers[0]["ids"])]
+        torch.manual_seed(int(sha256_bytes(canonical_json(first).encode())[:15], 16))
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
         with torch.inference_mode(), autocast:
             extended = policy.generate(
@@ -87,20 +95,30 @@ def main() -> None:
         for row in read_tokens(args.tokens)
         for sample in range(settings["samples"])
     ]
-    open_answers, limit, said = answers, settings["max_new_tokens"], time.monotonic()
-    while open_answers:
-        # In rounds, so that a batch does not go on computing for answers that have long ended.
-        open_answers.sort(key=lambda answer: (len(answer["prompt_ids"] + answer["ids"]), answer["prompt_id"]))
-        for start in range(0, len(open_answers), settings["batch_size"]):
-            batch = open_answers[start : start + settings["batch_size"]]
-            extend(batch, min(ROUND, limit - len(batch[0]["ids"])))
+    limit = settings["max_new_tokens"]
+    progress = beside(args, job, {**made_from, "tokens_sha256": sha256_file(args.tokens)})
+    saved, said = progress.latest(), time.monotonic()
+    if saved:
+        for answer, ids in zip(answers, read_state(saved)["ids"], strict=True):
+            answer["ids"] = ids
+
+    def is_open(answer: dict) -> bool:
+        return not answer["ids"] or (answer["ids"][-1] not in ends and len(answer["ids"]) < limit)
+
+    while open_answers := list(filter(is_open, answers)):
+        # In rounds, so that a batch does not go on computing for answers that have long ended. All open answers of a
+        # round are equally long, so the shortest are those that an interrupted round has left, in whole batches.
+        known = min(len(answer["ids"]) for answer in open_answers)
+        waiting = [answer for answer in open_answers if len(answer["ids"]) == known]
+        waiting.sort(key=lambda answer: (len(answer["prompt_ids"]), answer["prompt_id"], answer["sample_idx"]))
+        for start in range(0, len(waiting), settings["batch_size"]):
+            extend(waiting[start : start + settings["batch_size"]], min(ROUND, limit - known))
+            ids = [answer["ids"] for answer in answers]
+            done = f"{sum(not is_open(answer) for answer in answers)}/{len(answers)} answers have ended"
+            progress.reached(sum(map(len, ids)), {"ids": ids}, done)
             if time.monotonic() - said > 10:
                 said = time.monotonic()
-                ended = sum(answer["ids"][-1] in ends for answer in answers if answer["ids"])
-                job.say(f"{ended}/{len(answers)} answers have ended")
-        open_answers = [
-            answer for answer in open_answers if answer["ids"][-1] not in ends and len(answer["ids"]) < limit
-        ]
+                job.say(done)
     rows = [
         {
             "prompt_id": answer["prompt_id"],
@@ -120,9 +138,9 @@ def main() -> None:
         outputs={"generations": args.output},
         answers=len(frame),
         status=status,
-        model_sha256=card["sha256"],
-        adapter_sha256=identity["adapter_sha256"] if args.adapter else None,
+        **made_from,
     )
+    progress.remove()
 
 
 def describe(answer: list[int], tokenizer, ends: set[int]) -> dict:

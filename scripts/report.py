@@ -157,7 +157,7 @@ def variant(path: str, metrics: list[str], units: dict) -> dict:
     label = Path(path).parent.name.removeprefix("stats-")
     rows = sorted_rows(read_frame(path), "overall", metrics)
     return {
-        "name": re.sub(r"-(?=[a-z_]+~)", ", ", label).replace("~", " ").replace("_", " "),
+        "name": recipe_words(label),
         "rows": [contrast_row(row, units) for row in rows if row.family == "primary"],
     }
 
@@ -318,7 +318,42 @@ def provenance(manifests: list[dict]) -> dict:
         "packages": [name for name in SHOWN_PACKAGES if name in found],
         "versions": {name: m["versions"] for name, m in environments.items()},
         "devices": Counter(device_words(m["machine"]) for m in training),
+        "memory": rung_words([m for m in manifests if m["rule"] == "probe_memory"]),
     }
+
+
+def rung_words(probes: list[dict]) -> list[str]:
+    """What of the training settings had to shrink to fit into memory (rule probe_memory); nothing if all did fit."""
+    found, shortened = [], []
+    for facts, wildcards in ((probe["facts"], probe["wildcards"]) for probe in probes):
+        asked, used, label = facts["asked"], facts["used"], wildcards["variant"].removeprefix("-")
+        stage = wildcards["stage"].upper() + (f" ({recipe_words(label)})" if label else "")
+        failed = [rung for rung in facts["attempts"] if not rung["fits"]]
+        sizes = [rung["micro_batch_size"] for rung in failed if rung["max_length"] == used["max_length"]]
+        if sizes:
+            found.append(
+                f"{stage} was trained with micro-batches of {used['micro_batch_size']} (asked for "
+                f"{asked['micro_batch_size']}; {listed(sizes)} did not fit {facts['card']})"
+            )
+        if used["max_length"] < asked["max_length"]:
+            shortened.append((used["max_length"], f"{stage} did not fit {facts['card']} with longer ones"))
+    if shortened:
+        longest, why = min(shortened)[0], "; ".join(words for _, words in shortened)
+        found.append(
+            f"The training rows of all arms have at most {longest} tokens (asked for {asked['max_length']}; {why})"
+        )
+    return found
+
+
+def listed(numbers) -> str:
+    """Numbers in words: 8, 4 and 2."""
+    *first, last = map(str, numbers)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def recipe_words(label: str) -> str:
+    """The label of another recipe, such as beta~0.3-loss_type~ipo, in words."""
+    return re.sub(r"-(?=[a-z_]+~)", ", ", label).replace("~", " ").replace("_", " ")
 
 
 def device_words(machine: dict) -> str:

@@ -15,6 +15,7 @@ import time
 
 from arms.files import exit_with_message, read_json, sha256_file
 from arms.manifest import Job, add_job_arguments
+from arms.progress import add_checkpoint_arguments, beside, read_state
 
 
 def main() -> None:
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--tokens", required=True, help="token ids of the pairs")
     parser.add_argument("--output", required=True, help="the table, parquet")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
+    add_checkpoint_arguments(parser)
     args = parser.parse_args()
     job = Job(args)
 
@@ -47,11 +49,19 @@ def main() -> None:
         identity = models.read_arm(args.adapter, card)
         policy = models.load_adapter(policy, args.adapter)
     policy.eval()
+    made_from = {
+        "model_sha256": card["sha256"],
+        "adapter_sha256": identity["adapter_sha256"] if args.adapter else None,
+        "tokens_sha256": sha256_file(args.tokens),
+        "precision": job.settings["precision"],
+    }
     device = next(policy.parameters()).device
 
     pairs, size = read_tokens(args.tokens), job.settings["batch_size"]
-    rows, said = [], time.monotonic()
-    for start in range(0, len(pairs), size):
+    progress = beside(args, job, made_from)
+    saved, said = progress.latest(), time.monotonic()
+    rows = read_state(saved)["rows"] if saved else []
+    for start in range(len(rows), len(pairs), size):
         batch = pairs[start : start + size]
         tensors = pair_batch(batch, tokenizer.pad_token_id, forking)
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -67,16 +77,12 @@ def main() -> None:
                     "rejected_tokens": rejected_tokens,
                 }
             )
+        done = f"{len(rows)}/{len(pairs)} pairs"
+        progress.reached(len(rows), {"rows": rows}, done)
         if time.monotonic() - said > 10:
             said = time.monotonic()
-            job.say(f"{len(rows)}/{len(pairs)} pairs")
+            job.say(done)
     accuracy = sum(row["chosen_logp"] > row["rejected_logp"] for row in rows) / len(rows)
-    made_from = {
-        "model_sha256": card["sha256"],
-        "adapter_sha256": identity["adapter_sha256"] if args.adapter else None,
-        "tokens_sha256": sha256_file(args.tokens),
-        "precision": job.settings["precision"],
-    }
     write_table(args.output, rows, made_from)
     job.say(f"done: {len(rows)} pairs, chosen more likely than rejected in {accuracy:.1%}")
     job.finish(
@@ -86,6 +92,7 @@ def main() -> None:
         preference_accuracy=accuracy,
         **made_from,
     )
+    progress.remove()
 
 
 if __name__ == "__main__":

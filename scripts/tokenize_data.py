@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from arms.files import atomic_path, exit_with_message, read_jsonl, write_json
+from arms.ladder import add_rung_argument, longest_row
 from arms.manifest import Job, add_job_arguments
 from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
 
@@ -18,6 +19,7 @@ def main() -> None:
     """Read rows, tokenise them, write ids and an audit."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
+    add_rung_argument(parser)
     parser.add_argument("--model", required=True, help="model.json of the base model (only its tokenizer is read)")
     parser.add_argument("--data", required=True, help="JSON Lines file")
     parser.add_argument("--kind", required=True, choices=sorted(COMPLETIONS), help="which columns the rows have")
@@ -31,7 +33,8 @@ def main() -> None:
     columns = dict.fromkeys(["id", "category", "prompt", *COMPLETIONS[args.kind]], str)
     tokenizer = load_tokenizer(args.model)
     chosen = take_in_turn(read_jsonl(args.data, columns), job.settings["rows"])
-    rows, audit = encode_rows(chosen, args.kind, tokenizer, job.settings, args.data)
+    settings = {**job.settings, "max_length": longest_row(args.rung, job.settings["max_length"])}
+    rows, audit = encode_rows(chosen, args.kind, tokenizer, settings, args.data)
     with atomic_path(args.output) as temporary:
         pandas.DataFrame(rows).to_parquet(temporary, index=False)
     write_json(args.audit, audit)
@@ -41,11 +44,11 @@ def main() -> None:
     if overlong["rows"]:
         sides = ", ".join(f"{side} {count}" for side, count in overlong["by_side"].items())
         job.say(
-            f"{len(overlong['rows'])} rows are longer than {job.settings['max_length']} tokens ({sides}): "
+            f"{len(overlong['rows'])} rows are longer than {settings['max_length']} tokens ({sides}): "
             f"{audit['rows'] - audit['kept']} left out, {sum(overlong['cut'].values())} completions cut"
         )
     job.finish(
-        inputs={"model": args.model, "data": args.data},
+        inputs={"model": args.model, "data": args.data, **{path: path for path in args.rung}},
         outputs={"tokens": args.output, "audit": args.audit},
         rows=audit["kept"],
     )

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 
+from arms import processes
 from arms.files import exit_with_message, read_json, sha256_file, write_json
+from arms.ladder import Rung, add_rung_argument
 from arms.manifest import Job, add_job_arguments
 from arms.training import add_training_arguments
 
@@ -23,10 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
     add_training_arguments(parser)
+    add_rung_argument(parser)
     parser.add_argument("--start", help="arm.json of the adapter to start from; without it a fresh one")
     parser.add_argument("--tokens", required=True, help="token ids of the training pairs")
     parser.add_argument("--reference", required=True, help="reference table of these pairs (rule score_pairs)")
     args = parser.parse_args()
+    processes.spread(args)
     job = Job(args)
 
     from datasets import Dataset
@@ -41,8 +45,10 @@ def main() -> None:
     from arms.tokens import load_tokenizer, read_tokens
     from arms.training import Curves, train, trainer_arguments, whole_batches
 
+    rung = Rung(job, "dpo", args.rung)
     settings, recipe, seed = job.settings, job.settings["dpo"], int(job.wildcards["seed"])
-    set_cpu(args.threads, settings["cpu_instructions"])
+    set_cpu(max(1, args.threads // args.processes), settings["cpu_instructions"])
+    processes.join()
     card, pairs = read_json(args.model), read_tokens(args.tokens)
     start = models.read_arm(args.start, card) if args.start else None
     origin = {
@@ -54,7 +60,7 @@ def main() -> None:
     reference = read_table(args.reference, origin, [pair["id"] for pair in pairs])
     rows = whole_batches(with_reference(pairs, reference, recipe["loss_type"]), recipe)
     inputs = {**origin, "reference_sha256": sha256_file(args.reference)}
-    checkpoints = Checkpoints(args.checkpoints, args.checkpoint_minutes, job, inputs)
+    checkpoints = Checkpoints(args.checkpoints, args.checkpoint_minutes, job, {**inputs, **rung.digests()})
 
     job.say("loading the base model")
     dtype = models.compute_dtype(settings["precision"])
@@ -84,11 +90,14 @@ def main() -> None:
         dtype=dtype,
         forking=forking,
     )
-    step0 = check_step0(trainer)
-    job.say(f"step-0 gate passed: loss {step0['loss']:.6f}, closed form {step0['closed_form']:.6f}")
     before, curves = models.trainable_digest(model), Curves()
-    train(trainer, job, curves, checkpoints, ["loss", "margin"])
+    with rung.recording(curves):
+        step0 = check_step0(trainer)
+        job.say(f"step-0 gate passed: loss {step0['loss']:.6f}, closed form {step0['closed_form']:.6f}")
+        train(trainer, job, curves, checkpoints, ["loss", "margin"])
     moved = check_moved(before, models.trainable_digest(model), curves)
+    if processes.rank() > 0:
+        return
 
     identity = {
         "arm": job.wildcards["arm"],
@@ -102,8 +111,10 @@ def main() -> None:
     observed = {
         **identity,
         **models.trainable_facts(model),
+        "processes": processes.size(),
         "rows": len(rows),
         "steps": trainer.state.global_step,
+        **rung.used(),
         "tokens_seen": curves.tokens,
         "batch_order_sha256": curves.order,
         "reference": origin,
@@ -112,7 +123,8 @@ def main() -> None:
     }
     write_json(args.observed, observed)
     job.finish(
-        inputs={"model": args.model, "tokens": args.tokens, "reference": args.reference, "start": args.start},
+        inputs={"model": args.model, "tokens": args.tokens, "reference": args.reference, "start": args.start}
+        | rung.inputs(),
         outputs={
             **models.adapter_files(args.adapter),
             "curves": args.curves,

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 
+from arms import processes
 from arms.files import UserError, exit_with_message, read_json, sha256_file, write_json
+from arms.ladder import Rung, add_rung_argument
 from arms.manifest import Job, add_job_arguments
 from arms.training import add_training_arguments
 
@@ -19,8 +21,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_job_arguments(parser)
     add_training_arguments(parser)
+    add_rung_argument(parser)
     parser.add_argument("--tokens", required=True, help="token ids of the SFT rows")
     args = parser.parse_args()
+    processes.spread(args)
     job = Job(args)
 
     from datasets import Dataset
@@ -32,14 +36,16 @@ def main() -> None:
     from arms.logps import check_forward
     from arms.sft import CompletionSFTTrainer, collate
     from arms.tokens import load_tokenizer, read_tokens
-    from arms.training import Curves, train, trainer_arguments, whole_batches
+    from arms.training import Curves, few_steps, train, trainer_arguments, whole_batches
 
+    rung = Rung(job, "sft", args.rung)
     settings, recipe, seed = job.settings, job.settings["sft"], int(job.wildcards["seed"])
-    set_cpu(args.threads, settings["cpu_instructions"])
+    set_cpu(max(1, args.threads // args.processes), settings["cpu_instructions"])
+    processes.join()
     card = read_json(args.model)
     rows = whole_batches(read_tokens(args.tokens), recipe)
     data = {"model_sha256": card["sha256"], "tokens_sha256": sha256_file(args.tokens)}
-    checkpoints = Checkpoints(args.checkpoints, args.checkpoint_minutes, job, data)
+    checkpoints = Checkpoints(args.checkpoints, args.checkpoint_minutes, job, {**data, **rung.digests()})
 
     job.say("loading the base model")
     dtype = models.compute_dtype(settings["precision"])
@@ -57,9 +63,12 @@ def main() -> None:
         dtype=dtype,
     )
     before, curves = models.trainable_digest(model), Curves()
-    train(trainer, job, curves, checkpoints, ["loss"])
+    with rung.recording(curves):
+        train(trainer, job, curves, checkpoints, ["loss"])
     if models.trainable_digest(model) == before:
-        raise UserError("training left the adapter unchanged; raise sft.learning_rate or sft.epochs")
+        raise UserError(f"training left the adapter unchanged; {few_steps('sft', trainer.state.global_step)}")
+    if processes.rank() > 0:
+        return
 
     identity = {"arm": "sft", "seed": seed, "parent_sha256": None, **data}
     identity = models.save_adapter(model, args.adapter, identity)
@@ -67,14 +76,16 @@ def main() -> None:
     observed = {
         **identity,
         **models.trainable_facts(model),
+        "processes": processes.size(),
         "rows": len(rows),
         "steps": trainer.state.global_step,
+        **rung.used(),
         "tokens_seen": curves.tokens,
         "batch_order_sha256": curves.order,
     }
     write_json(args.observed, observed)
     job.finish(
-        inputs={"model": args.model, "tokens": args.tokens},
+        inputs={"model": args.model, "tokens": args.tokens, **rung.inputs()},
         outputs={
             **models.adapter_files(args.adapter),
             "curves": args.curves,

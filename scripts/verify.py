@@ -150,10 +150,10 @@ def shared_faults(jobs: dict, manifests: dict) -> list[str]:
 
 
 def foreign(folder: Path, known: set[Path], folders: set[Path], top: bool = True) -> Iterator[Path]:
-    """What no job makes, whole folders as one; logs, benchmarks and the checkpoints of running jobs are let be."""
-    unlisted = {"checkpoints", *(["logs", "benchmarks"] if top else [])}
+    """What no job makes, whole folders as one. Logs, benchmarks, and what unfinished jobs keep are let be."""
+    unlisted = {"checkpoints", "too_large", *(["logs", "benchmarks"] if top else [])}
     for path in sorted(folder.iterdir()):
-        if path in known or (path.is_dir() and path.name in unlisted):
+        if path in known or (path.is_dir() and (path.name in unlisted or path.suffix == ".progress")):
             continue
         if path in folders and path.is_dir():
             yield from foreign(path, known, folders, top=False)

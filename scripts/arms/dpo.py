@@ -16,13 +16,14 @@ from trl import DPOTrainer
 from arms.checkpoints import Resumable
 from arms.files import UserError
 from arms.logps import pair_batch, pair_logps
-from arms.training import Curves
+from arms.processes import DataParallel
+from arms.training import Curves, few_steps
 
 STEP0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 REFERENCE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
 
 
-class TableDPOTrainer(Resumable, DPOTrainer):
+class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
     """DPOTrainer for pre-tokenised pairs that carry their reference log-probabilities.
 
     Rows: id, prompt_ids, chosen_ids, rejected_ids, reference_chosen_logps, reference_rejected_logps (sums, in nats;
@@ -174,6 +175,6 @@ def check_moved(before: str, after: str, curves: Curves) -> dict:
         raise UserError(
             "training left the policy where it was (adapter "
             + ("unchanged" if before == after else "changed")
-            + f", margin moved by {moved}); raise dpo.learning_rate or dpo.epochs"
+            + f", margin moved by {moved}); {few_steps('dpo', len(curves.speed))}"
         )
     return {"adapter_moved": True, "margin_first": float(margins.iloc[0]), "margin_last": float(margins.iloc[-1])}

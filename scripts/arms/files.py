@@ -8,8 +8,11 @@ import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+
+TELL = "SFT_VS_DPO_TELL"  # file descriptor through which one of several processes tells its error (arms.processes)
 
 
 class UserError(Exception):
@@ -19,6 +22,7 @@ class UserError(Exception):
 def exit_with_message(main: Callable[[], None]) -> None:
     """Run a program's `main` and end the process; a UserError becomes one clear line and exit code 1.
 
+    The exit code stands even if nobody reads the output any more.
     Ends without Python's teardown: Arrow's threads sometimes abort the process there (pyarrow 16 on a busy machine,
     once in a dozen runs), and a job that has written everything would count as failed.
     """
@@ -26,10 +30,16 @@ def exit_with_message(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
+        if TELL in os.environ:  # whoever started the processes says it, once, and ends them all
+            os.write(int(os.environ[TELL]), f"error: {error}\0".encode())
+            time.sleep(60)
         print(f"error: {error}", file=sys.stderr)
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    except SystemExit as end:
+        code = end.code or 0
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
     os._exit(code)
 
 

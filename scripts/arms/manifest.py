@@ -187,8 +187,14 @@ class Job:
             self.say(f"warning: {name} {found}, {args.lock} pins {pinned}; allowed by allow_off_lock")
 
     def say(self, message: str) -> None:
-        """One line of progress, marked with the rule and its wildcards (jobs run side by side)."""
-        print(f"[{self.label}] {message}", flush=True)
+        """One line of progress, marked with the rule and its wildcards (jobs run side by side).
+
+        A log that nobody reads any more (a signal may have ended `tee` first) is no reason to lose the work.
+        """
+        try:
+            print(f"[{self.label}] {message}", flush=True)
+        except BrokenPipeError:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
     def finish(self, inputs: dict[str, object], outputs: dict[str, object], **facts: object) -> None:
         """Hash inputs and outputs and write the manifest: the last thing a program does.

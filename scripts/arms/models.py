@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from arms import processes
 from arms.files import UserError, atomic_path, read_json, sha256_file, write_json
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
             else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and processes.size() > 1:
+        device = f"cuda:{processes.rank()}"
     base = AutoModelForCausalLM.from_pretrained(
         str(weights),
         trust_remote_code=False,

@@ -7,9 +7,10 @@ from trl import SFTTrainer
 
 from arms.checkpoints import Resumable
 from arms.logps import SHARED, completion_batch, segment_logps
+from arms.processes import DataParallel
 
 
-class CompletionSFTTrainer(Resumable, SFTTrainer):
+class CompletionSFTTrainer(Resumable, DataParallel, SFTTrainer):
     """Trains the mean negative log-likelihood of completion tokens (EOS included) of rows that are already ids."""
 
     def __init__(self, *args, dtype: torch.dtype, **kwargs) -> None:

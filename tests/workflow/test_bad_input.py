@@ -55,6 +55,11 @@ CONFIGS = {
         "  batch_size: 16\n  micro_batch_size: 8\n  loss_type: aot\n\ngeneration",
         "dpo.micro_batch_size must equal dpo.batch_size",
     ),
+    "more GPUs than micro-batches": (
+        "cpu_instructions: portable",
+        "gpus: 2\ncpu_instructions: portable",
+        "gpus times sft.micro_batch_size (16) must divide sft.batch_size (16); lower one of the first two",
+    ),
     "8 bits without a GPU": ("  seed: 0\n", "  seed: 0\n  precision: int8\n", "needs gpus: 1"),
 }
 ROWS = {

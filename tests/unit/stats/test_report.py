@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -218,7 +219,7 @@ def report(root, output="report.html"):
         "--audits", *files("data/*.audit.json", "tokens/*.audit.json"), "--parity", "parity.json",
         "--prompts", "heldout_prompts.jsonl", "--generations", *files("*/generations.parquet"),
         "--scores", *files("scores/metric=pass_rate/part-*.parquet"),
-        "--manifests", *files("model/manifest.json", "s*/*manifest.json", "*-seed*/train.manifest.json"),
+        "--manifests", *files("model/manifest.json", "s*/*manifest.json", "*-seed*/train.manifest.json", "memory/*"),
         "--output", output,
     )  # fmt: skip
 
@@ -376,3 +377,51 @@ def test_missing_input_is_one_clear_error(study, program, missing, message):
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert (study / "report.html").read_bytes() == before
+
+
+def probed(stage, variant, sizes, lengths, used):
+    """The manifest of a probe that tried the sizes at each length in turn, down to the one used."""
+    attempts = []
+    for length in lengths:
+        for size in sizes:
+            fits = (size, length) == used
+            attempts.append({"micro_batch_size": size, "max_length": length, "fits": fits, "found_by": "probe"})
+            if fits:
+                break
+    rung = {"micro_batch_size": used[0], "max_length": used[1]}
+    asked = {"micro_batch_size": sizes[0], "max_length": lengths[0]}
+    facts = {"asked": asked, "used": rung, "attempts": attempts, "card": "NVIDIA A100-SXM4-40GB (40 GiB)"}
+    return manifest("probe_memory", {"stage": stage, "variant": variant}, facts=facts)
+
+
+PROBES = {
+    "everything fits": ([("sft", "", [4, 2, 1], [512], (4, 512)), ("dpo", "", [4, 2, 1], [512], (4, 512))], []),
+    "a smaller micro-batch": (
+        [("sft", "", [4, 2, 1], [512], (4, 512)), ("dpo", "", [4, 2, 1], [512], (1, 512))],
+        ["DPO was trained with micro-batches of 1 (asked for 4; 4 and 2 did not fit NVIDIA A100-SXM4-40GB (40 GiB))."],
+    ),
+    "shorter rows": (
+        [("sft", "", [4, 2, 1], [512, 256], (2, 512)), ("dpo", "-batch_size~4", [2, 1], [512, 256], (2, 256))],
+        [
+            "SFT was trained with micro-batches of 2 (asked for 4; 4 did not fit NVIDIA A100-SXM4-40GB (40 GiB)).",
+            "The training rows of all arms have at most 256 tokens (asked for 512; DPO (batch size 4) did not fit "
+            "NVIDIA A100-SXM4-40GB (40 GiB) with longer ones).",
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", PROBES)
+def test_page_says_what_had_to_shrink_and_nothing_if_nothing_did(study, page, case, tmp_path):
+    probes, sentences = PROBES[case]
+    root = tmp_path / "study"
+    shutil.copytree(study, root)
+    for stage, variant, *tried in probes:
+        write_json(root / f"memory/{stage}{variant}.manifest.json", probed(stage, variant, *tried))
+    done = report(root)
+    assert done.returncode == 0, done.stderr
+    text = re.sub(r"\s+", " ", " ".join(Page((root / "report.html").read_text()).words))
+    assert "micro-batches" not in " ".join(page.words)
+    assert ("Memory" in text) == bool(sentences)
+    for sentence in sentences:
+        assert sentence in text

@@ -51,6 +51,8 @@ WORDS = [
 class Study:
     """A folder with a study's files, and a way to run programs on them."""
 
+    limit: int | None = None  # of a program's data segment, in MiB
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
@@ -59,6 +61,8 @@ class Study:
         job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": settings, "code": ""})
         command = [sys.executable, str(ROOT / "scripts" / f"{rule}.py"), "--job", job]
         command += ["--lock", str(ROOT / "envs" / "train.yaml"), "--manifest", "m.json", *map(str, flags)]
+        if self.limit:
+            command = ["prlimit", f"--data={self.limit * 2**20}", *command]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
         assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
         if fails:
