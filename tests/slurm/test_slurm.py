@@ -20,7 +20,7 @@ from driver import Driver, Training, command
 
 CLUSTER = str(Path(__file__).with_name("cluster"))
 REQUIRED = any(os.environ.get(name) for name in ("CI", "SFT_VS_DPO_REQUIRE_SLURM"))
-MODEL_JOBS = {"train_sft": 2, "train_dpo": 4, "score_pairs": 10, "generate": 7}
+MODEL_JOBS = {"probe_memory": 2, "train_sft": 2, "train_dpo": 4, "score_pairs": 10, "generate": 7}
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +45,17 @@ def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(finished, cluster,
     study = Driver(clone, "all")
     study.start()
     study.finish(900)
-    assert results(clone.folder) == results(finished.folder)
+    assert but_memory(results(clone.folder)) == but_memory(results(finished.folder))
     held = held_gpus(clone.folder)
-    assert {rule: gpus for rule, gpus in held.items() if any(gpus)} == {
-        rule: [1] * jobs for rule, jobs in MODEL_JOBS.items()
-    }
+    asked = {rule: gpus for rule, gpus in held.items() if any(gpus)}
+    assert asked == {rule: [1] * jobs for rule, jobs in MODEL_JOBS.items()}
     assert {"check_sft", "tokenize_data", "grade", "compare", "report"} <= set(held)
     assert clone.planned() == {}
+
+
+def but_memory(digests: dict[str, str]) -> dict[str, str]:
+    """Without what is about the memory of GPUs, which a run on CPUs lacks."""
+    return {name: digest for name, digest in digests.items() if not name.startswith("memory/")}
 
 
 def held_gpus(folder: Path) -> dict[str, list[int]]:
