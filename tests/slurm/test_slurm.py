@@ -39,7 +39,7 @@ def cluster() -> Iterator[None]:
             command(CLUSTER, "down")
 
 
-def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(finished, cluster, tmp_path):
+def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(cluster, finished, tmp_path):
     clone = Clone(tmp_path)
     clone.edit(SMOKE, "cpu_instructions:", "gpus: 1\ncpu_instructions:")
     study = Driver(clone, "all")
@@ -226,8 +226,8 @@ def meet(fault: Callable[[Training], int | None], undisturbed: Undisturbed, fold
 
 def side_by_side(faults: dict[str, Callable], request, folder: Path) -> dict[str, Future]:
     """The outcomes of the faults that are to be tested; all are met at once, each in a clone of its own."""
-    undisturbed = request.getfixturevalue("undisturbed")
     request.getfixturevalue("cluster")
+    undisturbed = request.getfixturevalue("undisturbed")
     chosen = [item.callspec.params.get("fault") for item in request.session.items if hasattr(item, "callspec")]
     with ThreadPoolExecutor(len(faults)) as pool:
         return {
