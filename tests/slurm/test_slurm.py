@@ -20,7 +20,7 @@ from driver import Driver, Training, command
 
 CLUSTER = str(Path(__file__).with_name("cluster"))
 REQUIRED = any(os.environ.get(name) for name in ("CI", "SFT_VS_DPO_REQUIRE_SLURM"))
-MODEL_JOBS = {"train_sft": 2, "train_dpo": 4, "score_pairs": 10, "generate": 7}
+MODEL_JOBS = {"probe_memory": 2, "train_sft": 2, "train_dpo": 4, "score_pairs": 10, "generate": 7}
 
 
 @pytest.fixture(scope="session")
@@ -39,19 +39,23 @@ def cluster() -> Iterator[None]:
             command(CLUSTER, "down")
 
 
-def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(finished, cluster, tmp_path):
+def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(cluster, finished, tmp_path):
     clone = Clone(tmp_path)
     clone.edit(SMOKE, "cpu_instructions:", "gpus: 1\ncpu_instructions:")
     study = Driver(clone, "all")
     study.start()
     study.finish(900)
-    assert results(clone.folder) == results(finished.folder)
+    assert but_memory(results(clone.folder)) == but_memory(results(finished.folder))
     held = held_gpus(clone.folder)
-    assert {rule: gpus for rule, gpus in held.items() if any(gpus)} == {
-        rule: [1] * jobs for rule, jobs in MODEL_JOBS.items()
-    }
+    asked = {rule: gpus for rule, gpus in held.items() if any(gpus)}
+    assert asked == {rule: [1] * jobs for rule, jobs in MODEL_JOBS.items()}
     assert {"check_sft", "tokenize_data", "grade", "compare", "report"} <= set(held)
     assert clone.planned() == {}
+
+
+def but_memory(digests: dict[str, str]) -> dict[str, str]:
+    """Without what is about the memory of GPUs, which a run on CPUs lacks."""
+    return {name: digest for name, digest in digests.items() if not name.startswith("memory/")}
 
 
 def held_gpus(folder: Path) -> dict[str, list[int]]:
@@ -168,6 +172,7 @@ def node_lost(training: Training) -> int:
         command(CLUSTER, "kill", "slurmd")
         training.kill_job()
         command(CLUSTER, "start", "slurmd")
+        training.wait_for(lambda: len(training.started()) == 2, "the job starts again")
     training.finish(600)
     assert training.states() == ["COMPLETED"]
     return step
@@ -221,8 +226,8 @@ def meet(fault: Callable[[Training], int | None], undisturbed: Undisturbed, fold
 
 def side_by_side(faults: dict[str, Callable], request, folder: Path) -> dict[str, Future]:
     """The outcomes of the faults that are to be tested; all are met at once, each in a clone of its own."""
-    undisturbed = request.getfixturevalue("undisturbed")
     request.getfixturevalue("cluster")
+    undisturbed = request.getfixturevalue("undisturbed")
     chosen = [item.callspec.params.get("fault") for item in request.session.items if hasattr(item, "callspec")]
     with ThreadPoolExecutor(len(faults)) as pool:
         return {
