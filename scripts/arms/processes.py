@@ -134,7 +134,7 @@ def size() -> int:
 
 
 def gather(value: object) -> list:
-    """The `value` of every process, by rank. All processes have to call it."""
+    """The `value` of every process, by rank. All processes have to call it; what they send each other is pickled."""
     if size() == 1:
         return [value]
     import torch

@@ -46,11 +46,8 @@ class Progress:
 
     def __init__(self, folder: str | Path, minutes: float, job: Job, inputs: dict[str, str | None]) -> None:
         self.folder, self.minutes, self.job = Path(folder), minutes, job
-        self.key = sha256_bytes(
-            canonical_json(
-                {"job": job.identity, "inputs": inputs, "processes": processes.size(), **job.versions}
-            ).encode()
-        )
+        decisive = {"job": job.identity, "inputs": inputs, "processes": processes.size(), **job.versions}
+        self.key = sha256_bytes(canonical_json(decisive).encode())
         self.saved = time.monotonic()
         self.stopping = False  # SIGTERM came
 
