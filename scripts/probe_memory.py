@@ -20,6 +20,10 @@ from arms.files import UserError, exit_with_message, read_jsonl, write_json
 from arms.ladder import card, is_known, is_out_of_memory, memory_key, rungs, worst_batches
 from arms.manifest import Job, add_job_arguments
 
+# Of a GPU's memory, what a probe leaves free: shuffled batches of many lengths fragment what training allocates, and
+# several GPUs exchange gradients through buffers that one does not have.
+RESERVE = 0.05
+
 # What does not decide memory: probing does not run again for another learning rate or beta.
 RECIPE = {
     "epochs": 1,
@@ -95,9 +99,13 @@ def main() -> None:
 
 def load(card_path: str, settings: dict) -> tuple:
     """(model with the adapters that training has, dtype, whether a pair is one row)."""
+    import torch
+
     from arms import models
     from arms.logps import check_forward
 
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1 - RESERVE)
     dtype = models.compute_dtype(settings["precision"])
     base = models.load_base(card_path, settings["precision"])
     forking = check_forward(base, dtype)

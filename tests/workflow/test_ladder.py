@@ -31,9 +31,9 @@ def configure(clone, **sections):
 
 
 def limited(clone, *arguments):
-    """Run snakemake under the limit: 300 MiB above what the training libraries alone take."""
+    """Run snakemake under the limit: 340 MiB above the training libraries; Arrow's threads take 60 of them."""
     bare = subprocess.run([str(TRAIN), "-c", BARE], capture_output=True, text=True, check=True, env=CLEAN)
-    limit = (int(bare.stdout) // 1024 + 300) * 2**20
+    limit = (int(bare.stdout) // 1024 + 340) * 2**20
     shell = f'exec prlimit --data={limit} "$0" "$@"'
     command = ["bash", "-c", shell, str(SNAKEMAKE), "--cores", "2", *arguments, "--configfile", SMOKE]
     environment = {**os.environ, **CLEAN}
@@ -56,8 +56,9 @@ def wide(tmp_path) -> Clone:
         seeds=[1],
         gpus=1,
         cpu_instructions="native",
+        checkpoint_minutes=10,
         model={"intermediate_size": 16384},
-        data={"rows": {"sft": 16, "pairs": 16}},
+        data={"rows": {"sft": 16, "pairs": 16, "heldout_pairs": 24}},
         sft={"batch_size": 8, "micro_batch_size": 8},
         dpo={"batch_size": 8, "micro_batch_size": 8},
         generation={"batch_size": 8, "max_new_tokens": 4},
@@ -83,7 +84,11 @@ def test_the_same_command_goes_down_the_ladder_and_the_arms_never_differ(wide):
         "train_dpo": 2,
         "train_sft": 0,
     }
-    code, said = limited(wide)
+    for _ in range(3):  # what just fits a probe need not fit training, which then goes one further down
+        code, said = limited(wide)
+        if code == 0:
+            break
+        assert "Run the same snakemake command again" in said, said[-3000:]
     assert code == 0, said[-3000:]
     used = read(wide, "memory/dpo.json")["micro_batch_size"]
     assert used < 8
