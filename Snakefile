@@ -42,6 +42,7 @@ rule all:
 
 include: "rules/model.smk"
 include: "rules/data.smk"
+include: "rules/memory.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/statistics.smk"
