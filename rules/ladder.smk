@@ -61,3 +61,16 @@ def probe_settings(wildcards):
         **memory_recipe(wildcards.stage, wildcards.variant),
     )
     return {**settings, "recorded": recorded(f"results/{config['study']}/memory", memory_key(settings))}
+
+
+def planned_stages():
+    """The settings of each stage that decide its memory; DPO recipes that need the same memory are one stage."""
+    stages = {f"dpo{variant}": memory_recipe("dpo", variant) for variant in reversed(RECIPES)}
+    alike = {json.dumps(recipe): stage for stage, recipe in stages.items()}  # the first recipe of those comes last
+    generation = {name: config["generation"][name] for name in ("batch_size", "max_new_tokens")}
+    return {
+        "sft": memory_recipe("sft", ""),
+        **{stage: stages[stage] for stage in reversed(alike.values())},
+        "score_pairs": config["scoring"],
+        "generate": generation,
+    }

@@ -1,10 +1,5 @@
 """Provenance: check a finished study against its manifests, and share it."""
 
-import sys
-
-if "verify" in sys.argv and workflow.resource_settings.cores is workflow.resource_settings.nodes is None:
-    workflow.resource_settings.cores = 1  # `snakemake verify` needs no --cores: it only reads
-
 
 rule verify:
     """Check every file of the study, from the report back to the raw data. Makes nothing, runs nothing again."""

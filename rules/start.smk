@@ -5,6 +5,11 @@ import shutil
 import subprocess
 import time
 
+if {"verify", "plan_memory"} & set(
+    sys.argv
+) and workflow.resource_settings.cores is workflow.resource_settings.nodes is None:
+    workflow.resource_settings.cores = 1  # they need no --cores: they read, and predict
+
 
 def slurm(*command):
     """Output lines of a SLURM command; WorkflowError in the user's words if it is missing, fails or does not answer."""

@@ -123,9 +123,14 @@ def stack_adapter(base: PreTrainedModel, arm: str | Path, lora: dict, seed: int)
     Nothing is merged, so it is exact on a quantized base too, where a merge would round the sum.
     """
     from peft import PeftModel
+
+    return add_to_stack(PeftModel.from_pretrained(base, str(Path(arm).parent), adapter_name=FROZEN), lora, seed)
+
+
+def add_to_stack(model: PeftModel, lora: dict, seed: int) -> PeftModel:
+    """A fresh trainable adapter on top of the adapter FROZEN of `model`."""
     from transformers import set_seed
 
-    model = PeftModel.from_pretrained(base, str(Path(arm).parent), adapter_name=FROZEN)
     modules = sorted(model.peft_config[FROZEN].target_modules)  # all-linear would now match the frozen adapter as well
     set_seed(seed)
     model.add_adapter("default", lora_config({**lora, "target_modules": modules}))
