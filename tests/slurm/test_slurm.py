@@ -96,12 +96,14 @@ def undisturbed(finished, tmp_path_factory) -> Undisturbed:
 
 
 def time_limit(training: Training) -> int:
-    """The job hits its time limit: SLURM ends it, the profile submits it again with twice the time."""
+    """The job hits its time limit: SLURM ends it, the profile submits it again with more time."""
     training.clone.edit(SMOKE, "seeds:", "job_hours: 0.02\nseeds:")  # one minute, the least that SLURM knows
     training.start()
     step = training.hold(10)
-    training.finish(400)
-    assert training.states() == ["TIMEOUT", "COMPLETED"]
+    training.finish(600)
+    first, *others = training.states()
+    assert (first, others[-1]) == ("TIMEOUT", "COMPLETED")
+    assert set(others[:-1]) <= {"TIMEOUT"}  # a slow machine may need more than the two minutes of the second attempt
     return step
 
 
