@@ -78,7 +78,7 @@ class Undisturbed:
     def __init__(self, finished: Clone, folder: Path) -> None:
         self.ready = finished.copy(folder / "ready")
         self.ready.edit(SMOKE, "seeds: [1, 2]", "seeds: [1, 2, 3]")
-        self.ready.edit(SMOKE, "sft:\n", "sft:\n  epochs: 10\n")
+        self.ready.edit(SMOKE, "sft:\n", "sft:\n  epochs: 6\n")
         trained = self.ready.copy(folder / "trained")
         done = trained.snakemake("--cores", "2", Training.target)
         assert done.returncode == 0, done.stdout[-5000:]
@@ -96,12 +96,16 @@ def undisturbed(finished, tmp_path_factory) -> Undisturbed:
 
 
 def time_limit(training: Training) -> int:
-    """The job hits its time limit: SLURM ends it, the profile submits it again with twice the time."""
-    training.clone.edit(SMOKE, "seeds:", "job_hours: 0.02\nseeds:")  # one minute, the least that SLURM knows
+    """The job hits its time limit: SLURM ends it, the profile submits it again with more time."""
+    training.clone.edit(
+        SMOKE, "seeds:", "job_hours: 0.033\nseeds:"
+    )  # one minute, the least that SLURM knows; then 3, 5
     training.start()
     step = training.hold(10)
-    training.finish(400)
-    assert training.states() == ["TIMEOUT", "COMPLETED"]
+    training.finish(600)
+    first, *others = training.states()
+    assert (first, others[-1]) == ("TIMEOUT", "COMPLETED")
+    assert set(others[:-1]) <= {"TIMEOUT"}  # on a slow machine
     return step
 
 
