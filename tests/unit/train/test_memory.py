@@ -165,7 +165,7 @@ def test_the_plan_is_what_the_programs_need(tmp_path):
 
 WIDE_HEAD = {**LLAMA, **SIZES["48M"], "num_hidden_layers": 2, "num_attention_heads": 8, "num_key_value_heads": 4}
 DEEP = {**WIDE_HEAD, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 4, "vocab_size": 1024}
-ONE_ROW = {"batch_size": 1, "micro_batch_size": 1, "gradient_checkpointing": False, "least": 1}
+ONE_ROW = {"batch_size": 1, "micro_batch_size": 1, "gradient_checkpointing": False, "least_micro_batch_size": 1}
 SFT_AND_DPO = {"sft": {**ONE_ROW, "batch_size": 8, "micro_batch_size": 4}, "dpo": {**ONE_ROW, "batch_size": 4}}
 # What is asked for, on a card of how many GB, and what the program says to it.
 CURES = {
