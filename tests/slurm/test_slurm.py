@@ -96,10 +96,8 @@ def undisturbed(finished, tmp_path_factory) -> Undisturbed:
 
 
 def time_limit(training: Training) -> int:
-    """The job hits its time limit: SLURM ends it, the profile submits it again with more time."""
-    training.clone.edit(
-        SMOKE, "seeds:", "job_hours: 0.033\nseeds:"
-    )  # one minute, the least that SLURM knows; then 3, 5
+    """The job hits its time limit, one minute; the profile submits it again with three."""
+    training.clone.edit(SMOKE, "seeds:", "job_hours: 0.033\nseeds:")
     training.start()
     step = training.hold(10)
     training.finish(600)
