@@ -1,6 +1,7 @@
 """`snakemake plan_memory`: the prediction through the public command, for a model that is there only as headers."""
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -8,14 +9,24 @@ from conftest import ROOT
 
 
 @pytest.fixture
-def standin(clone):
-    """A clone in which models/Qwen2.5-7B is a stand-in: 15 GB of zeros that take no disk."""
+def standin(clone, request):
+    """A clone in which the folder of a model is a stand-in: gigabytes of zeros that take no disk."""
     python = str(ROOT / ".envs" / "train" / "bin" / "python")
-    command = [python, str(ROOT / "tests" / "standin_model.py"), "qwen2.5-7b", "models/Qwen2.5-7B"]
+    command = [python, str(ROOT / "tests" / "standin_model.py"), request.param.lower(), f"models/{request.param}"]
     subprocess.run(command, cwd=clone.folder, check=True)
     return clone
 
 
+@pytest.mark.parametrize("standin", ["Qwen2.5-32B"], indirect=True)
+def test_the_doctor_misses_nothing_of_qwen_32b_but_the_gpu(standin):
+    done = standin.snakemake("doctor", "--cores", "1", config="config/qwen2.5-32b.yaml")
+    assert "ok    model          models/Qwen2.5-32B: 32.76 B parameters, bfloat16, 65.5 GB, whole" in done.stdout
+    shown = done.stdout[done.stdout.rindex("this machine (") :]
+    assert re.findall(r"^  FAIL +(\S+)", shown, re.MULTILINE) == ["GPU"]
+    assert "sees none" in shown
+
+
+@pytest.mark.parametrize("standin", ["Qwen2.5-7B"], indirect=True)
 def test_the_plan_of_qwen_7b(standin):
     config = "config/qwen2.5-7b.yaml"
     done = standin.snakemake("plan_memory", config=config)
