@@ -70,6 +70,6 @@ rule probe_memory:
     shell:
         r"""
         {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --gates {input.audit:q} --model {input.model:q} --data {input.data:q} --threads {threads} \
+            --gates {input.audit:q} {input.plan:q} --model {input.model:q} --data {input.data:q} --threads {threads} \
             --rung {output.rung:q} 2>&1 | tee {log:q}
         """
