@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def read_model(card: str):
-    """(configuration, tokenizer) of the model beside `card` (model.json), whose config.json must be the one described."""
+    """(configuration, tokenizer) of the model beside `card` (model.json), whose config.json must match."""
     from transformers import AutoConfig
 
     from arms.tokens import load_tokenizer
@@ -138,10 +138,9 @@ def refuse_unless_it_fits(planner: Planner, asks: dict[str, dict], limit: float)
     for shared in ladder(next(iter(asks.values()))):
         last = {label: cheapest(planner, {**ask, **shared}, limit) for label, ask in asks.items()}
         if all(planner.need(ask) <= limit * 10**9 for ask in last.values()):
-            after = {label: planner.need(last[label]) for label in short}
-            raise UserError(
-                f"{problem}The cheapest change that fits: {'; '.join(changes(asks, last))}. Predicted with it: {listed(after)}"
-            )
+            after = listed({label: planner.need(last[label]) for label in short})
+            cure = "; ".join(changes(asks, last))
+            raise UserError(f"{problem}The cheapest change that fits: {cure}. Predicted with it: {after}")
     worst = max(last, key=lambda label: planner.need(last[label]))
     ask = last[worst]
     raise UserError(
@@ -152,25 +151,23 @@ def refuse_unless_it_fits(planner: Planner, asks: dict[str, dict], limit: float)
 
 def ladder(ask: dict) -> list[dict]:
     """What all stages share, from what was asked for downwards: gradient checkpointing, precisions, shorter rows."""
-    rungs = [{}, {"checkpoint": True}]
-    rungs += [{"checkpoint": True, "precision": precision} for precision in PRECISIONS[ask["precision"]]]
+    precisions = [{"checkpoint": True, "precision": precision} for precision in PRECISIONS[ask["precision"]]]
+    rungs = [{}, {"checkpoint": True}, *precisions]
     length = ask["max_length"] // 2
     while length >= SHORTEST:
-        rungs.append({**rungs[-1], "max_length": length})
+        rungs += [{"checkpoint": True, **precision, "max_length": length} for precision in ({}, *precisions[-1:])]
         length //= 2
     return rungs
 
 
 def cheapest(planner: Planner, ask: dict, limit: float) -> dict:
-    """One stage on a rung: as asked for, else with gradient checkpointing, the largest pass that fits, or the smallest."""
+    """One stage on a rung: the largest pass that fits, without or with gradient checkpointing, or else the smallest."""
     may_checkpoint = ask.pop("checkpoint", False) and ask["stage"] in ("sft", "dpo")
-    sizes = [ask["rows"], *ask["smaller"]]
     found = ask
     for checkpointing in sorted({ask["gradient_checkpointing"], may_checkpoint or ask["gradient_checkpointing"]}):
-        options = [
-            {**ask, "rows": rows, "gradient_checkpointing": checkpointing, "accumulates": ask["accumulates"] or rows < sizes[0]}
-            for rows in sizes
-        ]
+        asked = {**ask, "gradient_checkpointing": checkpointing}
+        accumulating = [{**asked, "rows": rows, "accumulates": True} for rows in ask["smaller"]]
+        options = [asked, *accumulating]
         found = options[-1]
         if planner.need(found) <= limit * 10**9:  # else no larger one fits either
             return next(option for option in options if planner.need(option) <= limit * 10**9)
@@ -226,8 +223,8 @@ def table(plan: dict[str, dict[str, int]], shapes: dict[str, tuple[int, int]], l
         lines.append([label, rows_tokens, *numbers, gb(sum(parts.values())), gb(need), *verdict])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     shown = [
-        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))])
-        for line in lines
+        "  ".join([first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True))])
+        for first, *cells in lines
     ]
     return "\n".join([shown[0], "-" * len(shown[0]), *shown[1:]])
 

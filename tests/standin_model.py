@@ -107,7 +107,7 @@ def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
 
 
 def write_card(folder: Path, card: Path, hash_weights: bool = False) -> None:
-    """model.json for the model in `folder`, by the code of fetch_model; without the checksums of the weights, or with."""
+    """model.json for the model in `folder`, by the code of fetch_model; weights are hashed only if asked for."""
     from arms.card import check_config, check_tokenizer, count_parameters
     from arms.files import sha256_file, write_json
 

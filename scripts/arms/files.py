@@ -36,7 +36,9 @@ def exit_with_message(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except SystemExit as end:
-        code = end.code or 0
+        if not isinstance(end.code, int):
+            raise  # a text, which Python prints, or nothing
+        code = end.code
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()

@@ -1,16 +1,17 @@
 """How much memory a stage will need, predicted before anything is loaded.
 
-The study's own loss and backward pass, or forward pass, run on fake tensors: they have shapes, dtypes and lifetimes but no
-data, so a 32B step is followed in seconds on a laptop. What is counted is every storage that is alive at the worst
-moment. Nothing below is fitted to a measurement. What cannot be followed is written down instead:
+The study's own loss and backward pass, or forward pass, run on fake tensors: they have shapes, dtypes and lifetimes but
+no data, so a 32B step is followed in half a minute on a laptop. What is counted is every storage that is alive at the
+worst moment. Nothing is fitted to a measurement. What cannot be followed is written down instead:
 
     weights       every parameter and buffer as it will be stored, in int8 and nf4 as bitsandbytes 0.43.3 stores it
     optimiser     AdamW's two fp32 moments a trainable parameter, and the temporary of its update
-    int8, nf4     `Int8Product` and `Nf4Product` allocate and keep what bitsandbytes' matrix products do (its kernels need
-                  a GPU). Outlier columns are left out: few, and only the data tell how many
+    int8, nf4     `Int8Product` and `Nf4Product` allocate and keep what bitsandbytes' matrix products do (its kernels
+                  need a GPU). Outlier columns are left out: few, and only the data tell how many
     fixed         CUDA_FIXED on a GPU, an assumption; on a CPU what a process holds after the same imports
     inside ops    the temporary of `logsumexp`, as large as its input; workspaces of other kernels are left to SLACK
-    attention     fused, as PyTorch's scaled_dot_product_attention is on CPUs and GPUs: no (length, length) matrix is kept
+    attention     fused, as PyTorch's is on CPUs and GPUs: no (length, length) matrix is kept
+    autocast      as on a CPU; a GPU casts the same matrix products
 
 The batch is the worst that tokens.max_length lets through: every row has that many tokens, prompts are one token, and
 the two completions of a pair share none. A forked pair is then a row of 2 max_length - 1 tokens, all but one of them
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 GB = 10**9
-CUDA_FIXED = 6 * 10**8  # bytes: CUDA context, kernels, workspaces of cuBLAS. Assumed, since it depends on card and driver
+CUDA_FIXED = 6 * 10**8  # bytes: CUDA context, kernels, workspaces of cuBLAS. Assumed: it depends on card and driver
 SLACK = 0.08  # share that the allocator loses between blocks: what must stay free on top of the prediction
 TRAINED = ("sft", "dpo")
 PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits", "cache", "fixed")
@@ -124,6 +125,7 @@ class Int8Product(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias):
+        """x times the transposed weight, with all that is made on the way."""
         rows = x.reshape(-1, x.shape[-1])
         half = rows.to(torch.float16)
         quantised, transposed = torch.empty_like(half, dtype=torch.int8), torch.empty_like(half, dtype=torch.int8)
@@ -140,6 +142,7 @@ class Int8Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient):
+        """The input's gradient, from the weight in the input's dtype."""
         rows = gradient.reshape(-1, gradient.shape[-1]).contiguous()
         half = rows.to(torch.float16)
         kept = torch.empty_like(half, dtype=torch.int8), torch.empty_like(half, dtype=torch.int8)
@@ -151,15 +154,17 @@ class Int8Product(torch.autograd.Function):
 
 
 class Nf4Product(torch.autograd.Function):
-    """What bitsandbytes 0.43.3 allocates for one product with an nf4 weight (MatMul4Bit): the weight in bfloat16, twice."""
+    """What bitsandbytes 0.43.3 allocates for one product with an nf4 weight (MatMul4Bit): the weight in bfloat16."""
 
     @staticmethod
     def forward(ctx, x, shape, bias):
+        """x times the transposed weight, which is kept only as nf4."""
         ctx.shape = shape
         return nn.functional.linear(x, x.new_empty(shape), bias)
 
     @staticmethod
     def backward(ctx, gradient):
+        """The input's gradient, from the weight in bfloat16 once more."""
         return gradient @ gradient.new_empty(ctx.shape), None, None
 
 
@@ -191,7 +196,8 @@ def quantised(base: PreTrainedModel, precision: str) -> None:
             new.state, new.index = bitsandbytes.MatmulLtState(), None
             new.state.has_fp16_weights, new.state.threshold = False, 6.0
         else:
-            weight, scales = torch.empty(shape.numel() // 2, 1, dtype=torch.uint8), torch.empty(shape.numel() // ABSMAX_BLOCK)
+            weight = torch.empty(shape.numel() // 2, 1, dtype=torch.uint8)
+            scales = torch.empty(shape.numel() // ABSMAX_BLOCK)
             new.compute_dtype = torch.bfloat16
         new.weight = nn.Parameter(weight, requires_grad=False)
         new.weight.compress_statistics, new.weight.quant_type = False, precision
@@ -233,7 +239,7 @@ def fake_policy(config: PretrainedConfig, ask: dict) -> PeftModel:
     return policy
 
 
-def trainer_of(stage: str, policy: PeftModel, rows: list[dict], ask: dict, tokenizer: PreTrainedTokenizerBase) -> Trainer:
+def trainer_of(policy: PeftModel, rows: list[dict], ask: dict, tokenizer: PreTrainedTokenizerBase) -> Trainer:
     """The project's own trainer of a stage. Nothing in the recipe but what `ask` holds decides memory."""
     from datasets import Dataset
     from trl import DPOConfig, SFTConfig
@@ -255,7 +261,7 @@ def trainer_of(stage: str, policy: PeftModel, rows: list[dict], ask: dict, token
     arguments = {**trainer_arguments(recipe, seed=0), "use_cpu": True}
     shared = {"model": policy, "tokenizer": tokenizer, "train_dataset": Dataset.from_list(rows[:1])}
     shared["dtype"] = models.compute_dtype(ask["precision"])
-    if stage == "sft":
+    if ask["stage"] == "sft":
         collate = sft.collate(tokenizer.pad_token_id)
         options = SFTConfig(max_seq_length=ask["max_length"], **arguments)
         trainer = sft.CompletionSFTTrainer(args=options, data_collator=collate, **shared)
@@ -270,11 +276,11 @@ def trainer_of(stage: str, policy: PeftModel, rows: list[dict], ask: dict, token
     return trainer
 
 
-def worst_rows(stage: str, ask: dict) -> list[dict]:
+def worst_rows(ask: dict) -> list[dict]:
     """As many rows as a micro-batch has, each as large as tokens.max_length lets any row be."""
     room = ask["max_length"] - 1
     row = {"id": "longest", "prompt_ids": [5]}
-    if stage == "sft":
+    if ask["stage"] == "sft":
         row["completion_ids"] = [6] * room
     else:
         row |= {"chosen_ids": [6] * room, "rejected_ids": [7] * room}
@@ -344,18 +350,18 @@ def predict(config: PretrainedConfig, ask: dict, tokenizer: PreTrainedTokenizerB
     for parameter in trained:
         parameter.register_post_accumulate_grad_hook(tracker.gradient)
     if stage in TRAINED:
-        rows = worst_rows(stage, ask)
-        trainer = trainer_of(stage, policy, rows, ask, tokenizer)
+        rows = worst_rows(ask)
+        trainer = trainer_of(policy, rows, ask, tokenizer)
         batch = trainer.data_collator(rows)
-        with autocast_seen(ask["device"], dtype), fake, tracker:
+        with autocast_seen(), fake, tracker:
             trainer.compute_loss(policy, batch).backward()
     elif stage == "score_pairs":
         forking = config.model_type in FORKING
-        batch = pair_batch(worst_rows(stage, ask), tokenizer.pad_token_id, forking)
-        with autocast_seen(ask["device"], dtype), torch.no_grad(), fake, tracker:
+        batch = pair_batch(worst_rows(ask), tokenizer.pad_token_id, forking)
+        with autocast_seen(), torch.no_grad(), fake, tracker:
             pair_logps(policy, batch, forking, dtype)
     else:
-        with autocast_seen(ask["device"], dtype), torch.no_grad(), fake, tracker:
+        with autocast_seen(), torch.no_grad(), fake, tracker:
             parts["cache"] = answer(policy, *shape(config, ask), dtype)
     found = tracker.worst
     found["activations"] -= parts["cache"]
@@ -367,15 +373,25 @@ def predict(config: PretrainedConfig, ask: dict, tokenizer: PreTrainedTokenizerB
     return max(worst, update, key=lambda moment: sum(moment.values()))
 
 
+class _TorchUnderAutocast:
+    """torch, for one module that asks whether CUDA's autocast is on."""
+
+    is_autocast_enabled = staticmethod(lambda: True)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(torch, name)
+
+
 @contextlib.contextmanager
-def autocast_seen(device: str, dtype: torch.dtype) -> Iterator[None]:
-    """Let PEFT's layers on quantized weights see that autocast is on, as they do on a GPU (they ask CUDA's)."""
-    before = torch.is_autocast_enabled()
-    torch.set_autocast_enabled(device == "cuda" and dtype == torch.bfloat16)
+def autocast_seen() -> Iterator[None]:
+    """Let PEFT's layers on quantized weights see that autocast is on, as they do on a GPU: they only ask CUDA's."""
+    import peft.tuners.lora.bnb
+
+    peft.tuners.lora.bnb.torch = _TorchUnderAutocast()
     try:
         yield
     finally:
-        torch.set_autocast_enabled(before)
+        peft.tuners.lora.bnb.torch = torch
 
 
 def needed(parts: dict[str, int]) -> int:

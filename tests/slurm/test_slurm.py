@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import SMOKE, Clone, results
-from driver import Driver, Training, command
+from driver import POLLING, Driver, Training, command
 
 CLUSTER = str(Path(__file__).with_name("cluster"))
 REQUIRED = any(os.environ.get(name) for name in ("CI", "SFT_VS_DPO_REQUIRE_SLURM"))
@@ -70,6 +70,29 @@ def held_gpus(folder: Path) -> dict[str, list[int]]:
         rule = next(part for part in numbers[number].parts if part.startswith("rule_")).removeprefix("rule_")
         held.setdefault(rule, []).append(int(gpus[1]) if gpus else 0)
     return held
+
+
+def test_the_doctor_asks_the_scheduler_and_a_node_of_each_kind(cluster, clone):
+    clone.edit(SMOKE, "cpu_instructions:", "gpus: 1\ncpu_instructions:")
+    asked = ("doctor", "--profile", "slurm", *POLLING)
+    wrong = clone.snakemake(*asked, SFT_VS_DPO_GPU_PARTITION="nowhere", SFT_VS_DPO_GPU_MODEL="a100")
+    assert wrong.returncode != 0
+    assert "FAIL  gpu jobs       there is no partition 'nowhere'; set SFT_VS_DPO_PARTITION" in wrong.stdout
+    assert "submitted with SLURM jobid" not in wrong.stdout
+    large = clone.snakemake(*asked, SFT_VS_DPO_GPU_MODEL="a100")
+    assert re.search(r"FAIL +gpu jobs +no node of partition 'main' has .* 1 GPU a100", large.stdout)
+    done = clone.snakemake(*asked)
+    shown = done.stdout[done.stdout.rindex("this machine (") :]
+    for line in (
+        "scheduler +.* answers",
+        "accounting +sacct answers",
+        "cpu jobs +partition 'main' takes",
+        "gpu jobs +partition",
+    ):
+        assert re.search(f"ok +{line}", shown), shown
+    for kind in ("cpu", "gpu"):
+        assert re.search(rf"{kind} node \S+ \(SLURM job \d+\)", shown), shown
+    assert re.findall(r"^  FAIL +(\S+)", shown, re.MULTILINE) == ["GPU"], "the cluster's GPUs are only names"
 
 
 class Undisturbed:

@@ -28,6 +28,15 @@ def test_a_fresh_clone_plans_every_job(clone, config, jobs):
     assert clone.planned(config=config) == jobs
 
 
+@pytest.mark.parametrize("size", ["7b", "32b"])
+def test_the_configurations_for_one_gpu_plan_without_the_model(clone, size):
+    (clone.folder / ".envs").unlink()
+    planned = clone.planned(config=f"config/qwen2.5-{size}.yaml")
+    assert [planned[rule] for rule in ("fetch_model", "train_sft", "train_dpo", "generate")] == [1, 5, 10, 16]
+    assert "plan_memory" not in planned
+    assert clone.planned("plan_memory", config=f"config/qwen2.5-{size}.yaml") == {"fetch_model": 1, "plan_memory": 1}
+
+
 def test_lists_of_the_recipe_add_variants_that_share_everything_before_dpo(clone):
     clone.edit("config/smoke.yaml", "dpo:\n", "dpo:\n  beta: [0.1, 0.3]\n  loss_type: [sigmoid, ipo]\n")
     planned = clone.planned()

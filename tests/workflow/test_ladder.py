@@ -59,8 +59,8 @@ def wide(tmp_path) -> Clone:
         checkpoint_minutes=10,
         model={"intermediate_size": 16384},
         data={"rows": {"sft": 16, "pairs": 16, "heldout_pairs": 24}},
-        sft={"batch_size": 8, "micro_batch_size": 8},
-        dpo={"batch_size": 8, "micro_batch_size": 8},
+        sft={"batch_size": 8, "micro_batch_size": 8, "warmup_ratio": 0.0},
+        dpo={"batch_size": 8, "micro_batch_size": 8, "warmup_ratio": 0.0},
         generation={"batch_size": 8, "max_new_tokens": 4},
     )
     return clone
