@@ -123,3 +123,11 @@ onstart:
     left = Path("results/slurm_logs").is_dir() and any(Path(".snakemake/incomplete").glob("*"))
     if ALONE and (runs_on_slurm() or left and shutil.which("squeue")):
         finish_earlier_jobs()
+
+
+onsuccess:
+    # Not the jobs themselves: a scheduler may call one failed (its time limit, in its last second) after its end.
+    for pattern, made in (("*/checkpoints", "../train.manifest.json"), ("*/*.progress", "../{stem}.parquet")):
+        for folder in Path("results", config["study"]).glob(pattern):
+            if Path(os.path.normpath(folder / made.format(stem=folder.stem))).exists():
+                shutil.rmtree(folder, ignore_errors=True)

@@ -140,7 +140,6 @@ def main() -> None:
         status=status,
         **made_from,
     )
-    progress.remove()
 
 
 def describe(answer: list[int], tokenizer, ends: set[int]) -> dict:

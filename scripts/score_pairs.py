@@ -92,7 +92,6 @@ def main() -> None:
         preference_accuracy=accuracy,
         **made_from,
     )
-    progress.remove()
 
 
 if __name__ == "__main__":

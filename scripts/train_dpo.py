@@ -135,7 +135,6 @@ def main() -> None:
         model_sha256=card["sha256"],
         step0=step0,
     )
-    checkpoints.remove()
     job.say(f"done: margin {moved['margin_first']:.3f} -> {moved['margin_last']:.3f}")
 
 

@@ -95,7 +95,6 @@ def main() -> None:
         seed=seed,
         model_sha256=card["sha256"],
     )
-    checkpoints.remove()
     job.say(f"done: loss {curves.rows[0]['loss']:.3f} -> {curves.rows[-1]['loss']:.3f}")
 
 

@@ -65,9 +65,13 @@ class Clone:
 
 
 def results(folder: Path) -> dict[str, str]:
-    """sha256 of everything that the smoke study made in a clone, but what holds times: logs, benchmarks, manifests."""
+    """sha256 of everything that the smoke study made in a clone, but what holds times (logs, benchmarks, manifests).
+
+    Nor checkpoints: those of a job that outlived its driver stay until the next success.
+    """
     study = folder / "results" / "smoke"
     kept = (path for path in study.rglob("*") if path.is_file() and not path.name.endswith("manifest.json"))
+    kept = (path for path in kept if not re.search(r"/checkpoints/|\.progress/", str(path)))
     names = {str(path.relative_to(study)): path for path in kept}
     return {name: sha256_file(path) for name, path in names.items() if not name.startswith(("logs/", "benchmarks/"))}
 
