@@ -39,8 +39,10 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Progress:
-    """The checkpoints of one job, in `folder`. They outlive the job: a scheduler may call it failed after its end, and
-    its results are then deleted. The workflow removes them when all is done (rules/start.smk).
+    """The checkpoints of one job, in `folder`.
+
+    They outlive the job: a scheduler may call it failed after its end, and its results are then deleted. The workflow
+    removes them when all is done (rules/start.smk).
 
     minutes: how often to save; 0 saves at every safe place. inputs: name -> sha256 of what the job reads.
     """
@@ -141,6 +143,11 @@ class Progress:
         self.job.say(f"stopped by SIGTERM at {where}; the same command goes on from here")
         processes.gather(None)  # the first to end ends the others
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def beside(args: argparse.Namespace, job: Job, inputs: dict[str, str | None]) -> Progress:
+    """The progress of a job with one output, in a folder beside it: generations.progress for generations.parquet."""
+    return Progress(Path(args.output).with_suffix(".progress"), args.checkpoint_minutes, job, inputs)
 
 
 def write_state(folder: Path, state: dict) -> None:
