@@ -9,6 +9,7 @@ worst moment. Nothing is fitted to a measurement. What cannot be followed is wri
     int8, nf4     `Int8Product` and `Nf4Product` allocate and keep what bitsandbytes' matrix products do (its kernels
                   need a GPU). Outlier columns are left out: few, and only the data tell how many
     fixed         CUDA_FIXED on a GPU, an assumption; on a CPU what a process holds after the same imports
+                  (a CPU program that trains was measured to hold 50 to 100 MB more: PEFT's layers, rows, fragments)
     inside ops    the temporary of `logsumexp`, as large as its input; workspaces of other kernels are left to SLACK
     attention     fused, as PyTorch's is on CPUs and GPUs: no (length, length) matrix is kept
     autocast      as on a CPU; a GPU casts the same matrix products
