@@ -25,6 +25,7 @@ WORLD = (
 )
 # Alike in all DPO runs, and in all SFT runs:
 DATA = ("tokens_sha256", "rows", "micro_batch_size", "steps", "tokens_seen")
+SOMETIMES = ("processes", "max_length", "micro_batch_size")  # observed if there are several, or less than asked for
 ORDER = ("batch_order_sha256",)  # alike in the two DPO arms of a seed
 
 
@@ -58,15 +59,16 @@ def main() -> None:
 def _require_alike(name: str, fields: tuple[str, ...], paths: list[str], runs: dict) -> dict:
     """The common values of `fields`; UserError naming the first two runs that differ."""
     first = paths[0]
+    observed = {path: {**dict.fromkeys(SOMETIMES), **runs[path]} for path in paths}
     for path in paths[1:]:
         for field in fields:
-            if runs[path][field] != runs[first][field]:
+            if observed[path][field] != observed[first][field]:
                 raise UserError(
-                    f"{field} must be alike in {name}, but {first} has {runs[first][field]!r} and {path} has "
-                    f"{runs[path][field]!r}: the comparison would be confounded. Delete both runs and run "
+                    f"{field} must be alike in {name}, but {first} has {observed[first][field]!r} and {path} has "
+                    f"{observed[path][field]!r}: the comparison would be confounded. Delete both runs and run "
                     "the same command again; if it persists, their inputs were changed by hand"
                 )
-    return {field: runs[first][field] for field in fields}
+    return {field: observed[first][field] for field in fields if observed[first][field] is not None}
 
 
 if __name__ == "__main__":

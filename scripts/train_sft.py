@@ -76,10 +76,10 @@ def main() -> None:
     observed = {
         **identity,
         **models.trainable_facts(model),
-        "processes": processes.size(),
+        **processes.observed(),
         "rows": len(rows),
         "steps": trainer.state.global_step,
-        **rung.used(),
+        **rung.observed(),
         "tokens_seen": curves.tokens,
         "batch_order_sha256": curves.order,
     }

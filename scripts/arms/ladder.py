@@ -123,6 +123,7 @@ class Rung:
     def __init__(self, job: Job, stage: str, paths: list[str]) -> None:
         self.job, self.stage, self.paths = job, stage, paths
         asked = job.settings
+        self.asked = {"micro_batch_size": asked[stage]["micro_batch_size"], "max_length": asked["max_length"]}
         self.max_length = longest_row(paths, asked["max_length"])
         found = read_json(paths[0]) if paths else asked[stage]
         self.micro_batch_size = found["micro_batch_size"]
@@ -139,8 +140,12 @@ class Rung:
             )
 
     def used(self) -> dict[str, int]:
-        """The rung, as observed.json has it."""
+        """The rung."""
         return {"micro_batch_size": self.micro_batch_size, "max_length": self.max_length}
+
+    def observed(self) -> dict[str, int]:
+        """What observed.json says of the rung: what is not as the recipe asked for."""
+        return {name: value for name, value in self.used().items() if value != self.asked[name]}
 
     def inputs(self) -> dict[str, str]:
         """The files that decided it, for the manifest."""
