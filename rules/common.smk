@@ -153,6 +153,22 @@ def dpo_settings(wildcards):
     return torch_settings(max_length=config["tokens"]["max_length"], lora=config["lora"], dpo=recipe, **start)
 
 
+def planned_stages():
+    """The settings of each stage that decide its memory; DPO recipes that need the same memory are one stage."""
+
+    def training(recipe):
+        sorts = recipe.get("loss_type", "").startswith("aot")  # over one whole batch (rules/config.smk)
+        chosen = {name: recipe[name] for name in ("batch_size", "micro_batch_size", "gradient_checkpointing")}
+        return {**chosen, "least": recipe["batch_size"] if sorts else 1}
+
+    stages = {"sft": training(config["sft"])}
+    for variant, recipe in RECIPES.items():
+        if training(recipe) not in [stage for label, stage in stages.items() if label != "sft"]:
+            stages[f"dpo{variant}"] = training(recipe)
+    generation = {name: config["generation"][name] for name in ("batch_size", "max_new_tokens")}
+    return {**stages, "score_pairs": config["scoring"], "generate": generation}
+
+
 def checkpoint_flags(wildcards, output):
     """Where and how often a training job saves. A function of `output`: Snakemake does not record it."""
     folder = Path(output.observed).parent / "checkpoints"

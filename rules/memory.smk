@@ -6,22 +6,6 @@ if "plan_memory" in sys.argv and workflow.resource_settings.cores is workflow.re
     workflow.resource_settings.cores = 1  # `snakemake plan_memory` needs no --cores
 
 
-def planned_stages():
-    """The settings of each stage that decide its memory; DPO recipes that need the same memory are one stage."""
-
-    def training(recipe):
-        sorts = recipe.get("loss_type", "").startswith("aot")  # over one whole batch (rules/config.smk)
-        chosen = {name: recipe[name] for name in ("batch_size", "micro_batch_size", "gradient_checkpointing")}
-        return {**chosen, "least": recipe["batch_size"] if sorts else 1}
-
-    stages = {"sft": training(config["sft"])}
-    for variant, recipe in RECIPES.items():
-        if training(recipe) not in [stage for label, stage in stages.items() if label != "sft"]:
-            stages[f"dpo{variant}"] = training(recipe)
-    generation = {name: config["generation"][name] for name in ("batch_size", "max_new_tokens")}
-    return {**stages, "score_pairs": config["scoring"], "generate": generation}
-
-
 rule plan_memory:
     """Predict the memory of every stage; a study that does not fit gpu_memory_gb stops here, with the cheapest cure."""
     input:
