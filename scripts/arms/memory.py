@@ -5,7 +5,7 @@ no data, so a 32B step is followed in half a minute on a laptop. What is counted
 worst moment. Nothing is fitted to a measurement. What cannot be followed is written down instead:
 
     weights       every parameter and buffer as it will be stored, in int8 and nf4 as bitsandbytes 0.43.3 stores it
-    optimiser     AdamW's two fp32 moments a trainable parameter, and the temporary of its update
+    optimiser     AdamW's two moments, each as large as what is trained, and the temporary of its update
     int8, nf4     `Int8Product` and `Nf4Product` allocate and keep what bitsandbytes' matrix products do (its kernels
                   need a GPU). Outlier columns are left out: few, and only the data tell how many
     fixed         CUDA_FIXED on a GPU, an assumption; on a CPU what a process holds after the same imports
@@ -341,7 +341,7 @@ def predict(config: PretrainedConfig, ask: dict, tokenizer: PreTrainedTokenizerB
         parts = dict.fromkeys(PARTS[:-1], 0)
         parts["adapter"] = storages(lora.values())
         parts["weights"] = storages(held) - parts["adapter"]
-        parts["optimiser"] = 2 * 4 * sum(parameter.numel() for parameter in trained)
+        parts["optimiser"] = 2 * storages(trained)
         if ask["accumulates"]:
             for parameter in trained:
                 parameter.grad = torch.zeros_like(parameter)

@@ -136,7 +136,10 @@ def add_to_stack(model: PeftModel, lora: dict, seed: int) -> PeftModel:
     model.add_adapter("default", lora_config({**lora, "target_modules": modules}))
     model.base_model.set_adapter([FROZEN, "default"])
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_("lora_" in name and f".{FROZEN}." not in name)  # set_adapter turned both on
+        fresh = "lora_" in name and f".{FROZEN}." not in name
+        parameter.requires_grad_(fresh)  # set_adapter turned both on
+        if fresh:  # add_adapter leaves it in the dtype of the base; get_peft_model makes it fp32, as in the other arm
+            parameter.data = parameter.data.float()
     return model
 
 

@@ -189,20 +189,6 @@ def slurmd_killed(training: Training) -> int:
     return step
 
 
-def node_lost(training: Training) -> int:
-    """The node is gone with all of the job, SLURM finds it down, and it comes back: the job keeps its number."""
-    training.start()
-    step = training.hold(10)
-    command(CLUSTER, "kill", "slurmd")
-    training.kill_job()
-    node = command("hostname", "--short")
-    command("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")  # SLURM itself takes five minutes
-    command(CLUSTER, "start", "slurmd")
-    training.finish(600)
-    assert training.states() == ["COMPLETED"]
-    return step
-
-
 def slurmctld_down(training: Training) -> int:
     """slurmctld is killed and comes back after a minute; the training goes on meanwhile."""
     return without("slurmctld", training)
@@ -280,7 +266,3 @@ def test_training_survives(fault, quiet):
 @pytest.mark.parametrize("fault", OUTAGES)
 def test_training_survives_an_outage(fault, outages):
     outages[fault].result()
-
-
-def test_training_survives_the_loss_of_its_node(cluster, undisturbed, tmp_path):
-    meet(node_lost, undisturbed, tmp_path / "clone")
