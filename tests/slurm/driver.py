@@ -147,14 +147,6 @@ class Training(Driver):
         for pid in self.processes():
             os.kill(pid, signal.SIGCONT)
 
-    def kill_job(self) -> None:
-        """SIGKILL all processes of the last job, first SLURM's own, so that nothing is left that could tell."""
-        steps = [pid for pid in processes() if arguments(pid)[:1] and f"[{self.job()}." in arguments(pid)[0]]
-        for pid in steps + processes_in(self.clone.folder):
-            with contextlib.suppress(ProcessLookupError):
-                if os.getpgid(pid) != self.process.pid:
-                    os.kill(pid, signal.SIGKILL)
-
     def started(self) -> list[int]:
         """Steps that lay before each training program that has started, in order."""
         return [int(steps) for log in self.logs() for steps in re.findall(r"training: (\d+) steps", log.read_text())]
