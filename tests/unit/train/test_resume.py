@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import DPO, LORA, ROOT, SFT, training_flags
 
-from arms import checkpoints
+from arms import progress
 
 RESULTS = ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json")
 FROM_SFT = ["--reference", "sft.table.parquet", "--start", "sft/arm.json"]
@@ -108,7 +108,7 @@ def test_half_a_checkpoint_is_not_used(study, interrupted):
     folder, flags = interrupted
     for path in folder.glob("checkpoints/step-*"):
         shutil.copytree(path, path.with_name(f".partial-{path.name}"))
-        (path / checkpoints.CARD).unlink(missing_ok=True)  # an older one was being removed when the job was killed
+        (path / progress.CARD).unlink(missing_ok=True)  # an older one was being removed when the job was killed
     printed = study.run("train_dpo", DPO, *flags, arm="sft_dpo", seed="1")
     assert "going on from" not in printed
 
