@@ -62,7 +62,10 @@ class Progress:
         found = self._find() if processes.rank() == 0 else None
         signal.signal(signal.SIGTERM, self._stop)
         self.saved = time.monotonic()
-        return processes.gather(found)[0]
+        found = processes.gather(found)[0]
+        if found:
+            self.job.say(f"going on from {found}")  # from here on SIGTERM saves
+        return found
 
     def _find(self) -> Path | None:
         self._lock()
@@ -74,8 +77,6 @@ class Progress:
                 shutil.rmtree(path)
         for path in self.folder.glob(".partial-*"):
             shutil.rmtree(path)
-        if found:
-            self.job.say(f"going on from {found}")
         return found
 
     def _lock(self) -> None:

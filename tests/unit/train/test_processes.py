@@ -131,6 +131,7 @@ def main():
     processes.spread(argparse.Namespace(processes=2, threads=2))
     processes.join()
     print(processes.gather(processes.rank() * 10), flush=True)
+    processes.gather(None)  # it is printed
     if processes.rank() == 1:
         {end}
     processes.gather(None)  # for ever
