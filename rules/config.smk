@@ -65,13 +65,11 @@ def check_config(config):
         raise WorkflowError(f"{CONFIG_FILES}: {config_complaint(errors[0])}")
     validate(config, SCHEMA)
     for stage in ("sft", "dpo"):
-        if config[stage]["batch_size"] % config[stage]["micro_batch_size"]:
-            raise WorkflowError(f"{CONFIG_FILES}: {stage}.micro_batch_size must divide {stage}.batch_size")
-        rows, micro = config[stage]["batch_size"], config[stage]["micro_batch_size"]
-        if config["gpus"] > 1 and rows % (micro * config["gpus"]):
+        rows, micro, gpus = config[stage]["batch_size"], config[stage]["micro_batch_size"], max(1, config["gpus"])
+        if rows % (micro * gpus):
+            several = f"gpus ({gpus}) times " if gpus > 1 else ""  # a step's micro-batches are dealt out
             raise WorkflowError(
-                f"{CONFIG_FILES}: gpus: {config['gpus']} deals out each step's micro-batches of {stage}, so gpus times "
-                f"{stage}.micro_batch_size ({micro}) must divide {stage}.batch_size ({rows}); lower one of the first two"
+                f"{CONFIG_FILES}: {several}{stage}.micro_batch_size ({micro}) must divide {stage}.batch_size ({rows})"
             )
     loss_type = config["dpo"]["loss_type"]
     if loss_type.startswith("aot") and config["dpo"]["batch_size"] != config["dpo"]["micro_batch_size"]:

@@ -4,6 +4,11 @@ First what the login node can tell, before anything is submitted; then one short
 """
 
 DOCTOR = f".snakemake/doctor/{config['study']}"
+NODE = {
+    "model": json.dumps(config["model"], sort_keys=True),
+    "weights": f"results/{config['study']}/model/weights",
+    "cpu": config["cpu_instructions"],
+}
 
 
 rule check_login:
@@ -20,7 +25,7 @@ rule check_login:
         "../envs/train.yaml"
     params:
         program=program("check_login", "train"),
-        model=json.dumps(config["model"], sort_keys=True),
+        model=NODE["model"],
         asked=lambda wildcards, output: json.dumps(asked_of_scheduler() if runs_on_slurm() else {}),
     shell:
         r"""
@@ -43,10 +48,8 @@ rule check_node:
         mem_mb=4000,
         runtime=10,
     params:
+        **NODE,
         program=program("check_node", "train"),
-        model=json.dumps(config["model"], sort_keys=True),
-        weights=f"results/{config['study']}/model/weights",
-        cpu=config["cpu_instructions"],
         kind="cpu",
         gpus=0,
     shell:
@@ -68,10 +71,8 @@ if config["gpus"]:
         resources:
             **{**model_resources(config["gpus"]), "runtime": 10},
         params:
+            **NODE,
             program=program("check_node", "train"),
-            model=json.dumps(config["model"], sort_keys=True),
-            weights=f"results/{config['study']}/model/weights",
-            cpu=config["cpu_instructions"],
             kind="gpu",
             gpus=config["gpus"],
 

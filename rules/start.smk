@@ -5,10 +5,9 @@ import shutil
 import subprocess
 import time
 
-if {"verify", "plan_memory"} & set(
-    sys.argv
-) and workflow.resource_settings.cores is workflow.resource_settings.nodes is None:
-    workflow.resource_settings.cores = 1  # they need no --cores: they read, and predict
+ASKED = workflow.resource_settings
+if ASKED.cores is ASKED.nodes is None and {"verify", "plan_memory"}.intersection(sys.argv):
+    ASKED.cores = 1  # they need no --cores: they read, and predict
 
 
 def slurm(*command):

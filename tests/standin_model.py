@@ -108,27 +108,12 @@ def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
 
 def write_card(folder: Path, card: Path, hash_weights: bool = False) -> None:
     """model.json for the model in `folder`, by the code of fetch_model; weights are hashed only if asked for."""
-    from arms.card import check_config, check_tokenizer, count_parameters
+    from arms.card import describe
     from arms.files import sha256_file, write_json
 
-    config = check_config(folder)
-    tokenizer, _ = check_tokenizer(folder, config)
-    parameters, dtype = count_parameters(folder)
     hashed = sorted(path for path in folder.iterdir() if hash_weights or path.suffix != ".safetensors")
-    described = {
-        "schema": 1,
-        "source": {"source": "path", "precision": "bf16"},
-        "files": {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in hashed},
-        "sha256": "0" * 64,
-        "architecture": config.architectures[0],
-        "model_type": config.model_type,
-        "parameters": parameters,
-        "dtype": dtype,
-        "vocab_size": config.vocab_size,
-        "layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "tokenizer": tokenizer,
-    }
+    files = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in hashed}
+    described, _ = describe({"source": "path", "precision": "bf16"}, folder, files)
     write_json(card, described)
 
 

@@ -38,12 +38,15 @@ ENGLISH = (
 ENGLISH_LIMIT = 4.0  # nats per token; SmolLM2-135M needs about 2, a wrongly converted model more than 8
 
 
-def describe(model: dict, folder: Path) -> tuple[dict, dict]:
-    """Check the model in `folder` and describe it: the card, and facts for the manifest only."""
+def describe(model: dict, folder: Path, files: dict[str, dict] | None = None) -> tuple[dict, dict]:
+    """Check the model in `folder` and describe it: the card, and facts for the manifest only.
+
+    files: name -> sha256 and bytes, if they are known and need no check.
+    """
     config = check_config(folder)
     tokenizer, facts = check_tokenizer(folder, config)
     parameters, dtype = count_parameters(folder)
-    files = check_files(folder, model.get("files") or {})
+    files = files or check_files(folder, model.get("files") or {})
     card = {
         "schema": 1,
         "source": {key: value for key, value in model.items() if key != "path"},

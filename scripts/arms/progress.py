@@ -91,7 +91,7 @@ class Progress:
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(self.alive.name), os.fstat(self.alive.fileno())):
                     return
-            self.alive.close()  # the other one was done and removed the folder: this lock would keep nobody out
+            self.alive.close()  # the folder was removed meanwhile: this lock would keep nobody out
 
     def _stop(self, *_) -> None:
         self.stopping = True

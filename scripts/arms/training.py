@@ -28,7 +28,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--speed", required=True, help="output: tokens and seconds of each step")
     parser.add_argument("--observed", required=True, help="output: what training really used")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of all processes together")
-    parser.add_argument("--checkpoints", required=True, metavar="DIR", help="where checkpoints lie until training ends")
+    parser.add_argument("--checkpoints", required=True, metavar="DIR", help="where checkpoints lie")
     add_checkpoint_arguments(parser)
     parser.add_argument("--processes", type=int, default=1, help="processes that share a step's work, one for each GPU")
 

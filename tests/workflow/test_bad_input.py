@@ -27,7 +27,7 @@ CONFIGS = {
     "batches that do not divide": (
         "  micro_batch_size: 16\n\ndpo",
         "  micro_batch_size: 5\n\ndpo",
-        "micro_batch_size must divide",
+        "sft.micro_batch_size (5) must divide sft.batch_size (16)",
     ),
     "number read as text in a list": (
         "learning_rate: 1.0e-3",
@@ -58,7 +58,7 @@ CONFIGS = {
     "more GPUs than micro-batches": (
         "cpu_instructions: portable",
         "gpus: 2\ncpu_instructions: portable",
-        "gpus times sft.micro_batch_size (16) must divide sft.batch_size (16); lower one of the first two",
+        "gpus (2) times sft.micro_batch_size (16) must divide sft.batch_size (16)",
     ),
     "8 bits without a GPU": ("  seed: 0\n", "  seed: 0\n  precision: int8\n", "needs gpus: 1"),
 }
