@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip("torch", reason="needs the train environment")
 
 import fetch_model
+import programs
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -43,13 +44,11 @@ def arguments(folder: Path, model: dict, text: Path | None = None, cache: Path |
 
 def command_line(folder: Path, model: dict, environment: dict | None = None, **options) -> subprocess.CompletedProcess:
     """The program as a rule runs it: its own process, versions checked against the lock."""
-    command = [sys.executable, str(ROOT / "scripts/fetch_model.py"), "--lock", str(ROOT / "envs/train.yaml")]
-    return subprocess.run(
-        [*command, *arguments(folder, model, **options)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **(environment or {})},
-    )
+    command = [str(ROOT / "scripts/fetch_model.py"), "--lock", str(ROOT / "envs/train.yaml")]
+    command += arguments(folder, model, **options)
+    if environment is None:
+        return programs.run(command, ROOT)
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, env={**os.environ, **environment})
 
 
 def refusal(done: subprocess.CompletedProcess) -> str:

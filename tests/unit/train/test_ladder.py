@@ -31,6 +31,7 @@ def study(tmp_path_factory):
         for name, value in CLEAN.items():
             patch.setenv(name, value)
         made = Study(tmp_path_factory.mktemp("a wide study"))
+        made.anew = True
         draw = random.Random(0)
         rows = [{"id": f"p{i}", "category": "a", "prompt": " ".join(draw.choices(WORDS, k=4))} for i in range(12)]
         for i, row in enumerate(rows):

@@ -129,6 +129,7 @@ def ours(study):
     recipe = {**DPO["dpo"], "epochs": 2, "batch_size": 10}  # 24 pairs do not fill the last batch
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONWARNINGS", "error::FutureWarning,error:You passed")
+        patch.setattr(study, "anew", True)
         settings = {**DPO, "dpo": recipe}
         study.train_dpo("ours/sft_dpo", "sft.table.parquet", "--start", "sft/arm.json", settings=settings)
         study.train_dpo("ours/dpo_only", "base.parquet", settings=settings)
