@@ -24,22 +24,16 @@ shell.prefix("set -euo pipefail; trap : TERM; tee() {{ trap '' TERM; command tee
 
 
 @functools.cache
-def source(path):
-    """A module's code without comments and docstrings: these never make a job run again."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+def module_facts(path):
+    """A module's code without comments and docstrings, which never make a job run again; and the project files that it
+    imports, at its top or inside functions, by absolute or relative name.
+    """
+    tree, files = ast.parse(path.read_text(encoding="utf-8")), []
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and isinstance(body[0], ast.Expr):
             if isinstance(body[0].value, ast.Constant) and isinstance(body[0].value.value, str):
                 body[0].value.value = ""
-    return ast.unparse(tree)
-
-
-@functools.cache
-def imported(path):
-    """Project files that a module imports, at its top or inside functions, by absolute or relative name."""
-    files = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         folder, names = SCRIPTS, []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -49,10 +43,8 @@ def imported(path):
             names = [stem.rstrip("."), *(stem + alias.name for alias in node.names)]
         for name in names:
             file = folder.joinpath(*name.split("."))
-            for candidate in (file.with_suffix(".py"), file / "__init__.py"):
-                if candidate.is_file():
-                    files.append(candidate)
-    return files
+            files += filter(Path.is_file, (file.with_suffix(".py"), file / "__init__.py"))
+    return ast.unparse(tree), files
 
 
 @functools.cache
@@ -63,8 +55,8 @@ def code_digest(rule):
         path = waiting.pop()
         name = str(path.relative_to(SCRIPTS))
         if name not in found:
-            found[name] = source(path)
-            waiting.extend(imported(path))
+            found[name], files = module_facts(path)
+            waiting.extend(files)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 
