@@ -36,7 +36,7 @@ checksums:  ## after `make demo`: record its results as what `make reproduce` co
 setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenance))  ## install the locked environments into .envs/
 
 test: setup .envs/pytest/.ready lint  ## run all tests
-	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line unit workflow
+	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line workflow unit slurm conda
 
 unit:  ## unit tests, each in the environment of what it tests
 	@echo "==> unit tests, each in the environment of what it tests"
@@ -45,13 +45,15 @@ unit:  ## unit tests, each in the environment of what it tests
 	.envs/train/bin/python tests/run.py tests/unit/train
 
 workflow:  ## tests of the workflow, through the public command
-	@echo "==> the workflow, through the public command; with conda's stand-in, which installs 7 GB once; on a real SLURM"
-	.envs/driver/bin/python tests/run.py tests/workflow tests/conda tests/slurm
+	@echo "==> the workflow, through the public command"
+	.envs/driver/bin/python tests/run.py tests/workflow
 
 slurm: setup .envs/pytest/.ready  ## only the tests on a real SLURM of this machine (root; installs Debian packages)
+	@echo "==> the workflow on a real SLURM"
 	.envs/driver/bin/python tests/run.py tests/slurm
 
 conda: setup .envs/pytest/.ready  ## only the tests through --sdm conda, with a stand-in for conda
+	@echo "==> the workflow through --sdm conda, with a stand-in for conda, which installs 7 GB once"
 	.envs/driver/bin/python tests/run.py tests/conda
 
 lint:
