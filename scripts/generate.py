@@ -12,6 +12,7 @@ import argparse
 import time
 
 from arms.files import atomic_path, canonical_json, exit_with_message, read_json, sha256_bytes, sha256_file
+from arms.ladder import naming_the_cure
 from arms.manifest import Job, add_job_arguments
 from arms.progress import add_checkpoint_arguments, beside, read_state
 
@@ -80,7 +81,7 @@ def main() -> None:
         first = [settings["seed"], answers[0]["prompt_id"], answers[0]["sample_idx"], len(answers[0]["ids"])]
         torch.manual_seed(int(sha256_bytes(canonical_json(first).encode())[:15], 16))
         autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16)
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast, naming_the_cure("generation.batch_size", settings["batch_size"]):
             extended = policy.generate(
                 input_ids=torch.tensor(ids, device=device),
                 attention_mask=torch.tensor(mask, device=device),

@@ -14,6 +14,7 @@ import argparse
 import time
 
 from arms.files import exit_with_message, read_json, sha256_file
+from arms.ladder import naming_the_cure
 from arms.manifest import Job, add_job_arguments
 from arms.progress import add_checkpoint_arguments, beside, read_state
 
@@ -64,8 +65,8 @@ def main() -> None:
     for start in range(len(rows), len(pairs), size):
         batch = pairs[start : start + size]
         tensors = pair_batch(batch, tokenizer.pad_token_id, forking)
-        tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-        with torch.no_grad():
+        with torch.no_grad(), naming_the_cure("scoring.batch_size", size):
+            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
             scores = [values.tolist() for values in pair_logps(policy, tensors, forking, dtype)]
         for pair, chosen, rejected, chosen_tokens, rejected_tokens in zip(batch, *scores, strict=True):
             rows.append(

@@ -183,6 +183,21 @@ class Rung:
         )
 
 
+@contextlib.contextmanager
+def naming_the_cure(key: str, size: int) -> Iterator[None]:
+    """Turn running out of memory inside the block into a UserError: lower `key` of the config, which is `size`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        cure = "lower it" if size > 1 else "lower tokens.max_length, or set model.precision to nf4,"
+        raise UserError(
+            f"out of memory on {card()} with {key} {size}; {cure} in the config (`snakemake plan_memory` says what "
+            "each choice needs)"
+        ) from None
+
+
 def card() -> str:
     """The device that memory ran out on, with its memory."""
     import torch

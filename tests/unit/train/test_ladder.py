@@ -154,6 +154,22 @@ def test_a_rung_trains_exactly_as_if_it_had_been_asked_for(study):
     assert observed == study.read("asked/observed.json")
 
 
+@pytest.mark.parametrize(
+    ("rule", "key", "size", "limit"), [("score_pairs", "scoring", 12, 75), ("generate", "generation", 480, 300)]
+)
+def test_scoring_and_generation_out_of_memory_name_what_to_lower(study, rule, key, size, limit):
+    generation = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "samples": 40, "batch_size": size, "seed": 5}
+    asked = {**TORCH, "batch_size": size} if rule == "score_pairs" else {**TORCH, "generation": generation}
+    flags = ["--model", "model/model.json", "--tokens", "pairs.parquet", "--output", f"{rule}.parquet"]
+    study.limit = study.bare + limit
+    try:
+        message = study.run(rule, asked, *flags, fails=True)
+    finally:
+        study.limit = None
+    assert f"error: out of memory on a CPU with {key}.batch_size {size}; lower it in the config" in message
+    assert not (study.folder / f"{rule}.parquet").exists()
+
+
 def test_rungs_keep_the_batch_and_the_processes():
     asked = {"batch_size": 12, "micro_batch_size": 6, "least_micro_batch_size": 1, "gpus": 1, "max_lengths": [512, 256]}
     sizes = [6, 4, 3, 2, 1]
