@@ -45,7 +45,7 @@ class Driver:
         self.log = clone.folder / "driver.txt"
         self.process = None
 
-    def start(self) -> None:
+    def start(self, **environment: str) -> None:
         """Start it, with the same command every time."""
         self.log.touch()
         self.earlier = self.log.stat().st_size
@@ -53,7 +53,7 @@ class Driver:
             self.process = subprocess.Popen(
                 ["snakemake", "--profile", "slurm", *self.arguments, "--configfile", SMOKE, *POLLING],
                 cwd=self.clone.folder,
-                env={**os.environ, "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}"},
+                env={**os.environ, "PATH": f"{SNAKEMAKE.parent}:{os.environ['PATH']}", **environment},
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,

@@ -176,6 +176,21 @@ def driver_killed_for_long(training: Training) -> None:
     assert training.clone.planned(training.target) == {"train_sft": 1}
 
 
+def driver_killed_while_waiting(training: Training) -> None:
+    """The driver is killed while its job waits in the queue: the next one cancels it and submits its own."""
+    training.start(SFT_VS_DPO_PARTITION="parked")
+    submitted = r"submitted with SLURM jobid (\d+)"
+    training.wait_for(lambda: re.search(submitted, training.output()), "the job is submitted")
+    (waiting,) = re.findall(submitted, training.output())
+    training.kill()
+    assert command("squeue", "--noheader", "--format=%T", f"--jobs={waiting}") == "PENDING"
+    training.start()
+    training.finish(400)
+    assert f"Cancelling jobs of an earlier driver that wait in the queue: {waiting}\n" in training.output()
+    assert command("sacct", "-X", "-n", "-P", "-o", "State", "-j", waiting).startswith("CANCELLED")
+    assert training.states() == ["COMPLETED"]
+
+
 def slurmd_killed(training: Training) -> int:
     """slurmd is killed and started again: the job may go on, or start again from its checkpoint."""
     training.start()
@@ -214,7 +229,8 @@ def without(daemon: str, training: Training) -> int:
 
 
 DAEMONS = threading.Lock()  # one daemon is down at a time
-QUIET = {fault.__name__: fault for fault in (time_limit, requeue, scancel, driver_killed, driver_killed_for_long)}
+DRIVER_KILLED = (driver_killed, driver_killed_for_long, driver_killed_while_waiting)
+QUIET = {fault.__name__: fault for fault in (time_limit, requeue, scancel, *DRIVER_KILLED)}
 OUTAGES = {fault.__name__: fault for fault in (slurmd_killed, slurmctld_down, slurmdbd_down)}
 
 
