@@ -206,11 +206,8 @@ def fits(asked: dict, offer: str) -> bool:
     """Whether a node that sinfo describes as CPUs|MB|gres|time limit can hold the job."""
     cpus, memory, gres, limit = offer.split("|")
     model = asked.get("gpu_model")
-    counts = [
-        int(count)
-        for name, count in re.findall(r"gpu(?::([A-Za-z][\w.]*))?:(\d+)", gres)
-        if model is None or name == model
-    ]
+    found = re.findall(r"\bgpu(?::([^:,(]+))?:(\d+)(?=[,(]|$)", gres)  # gpu:2, gpu:a100-sxm4:4(S:0-1)
+    counts = [int(count) for name, count in found if model is None or name == model]
     return (
         int(cpus.rstrip("+")) >= asked["threads"]
         and int(memory.rstrip("+")) >= asked["mem_mb"]
