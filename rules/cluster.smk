@@ -34,13 +34,13 @@ def model_resources(gpus):
         hours = ENVIRONMENT["SFT_VS_DPO_MAX_HOURS"]
         raise WorkflowError(f"SFT_VS_DPO_MAX_HOURS is {hours!r}; give a number of hours, such as 24 or 0.5")
 
-    site = {resource: ENVIRONMENT[name] for resource, name in GPU_SITE.items() if ENVIRONMENT.get(name)}
+    site = {resource: ENVIRONMENT[name] for resource, name in GPU_SITE.items() if gpus and ENVIRONMENT.get(name)}
     if not re.fullmatch("[a-zA-Z0-9_.]*", site.get("gpu_model", "")):  # the plugin would, after the first jobs
         raise WorkflowError(
             f"SFT_VS_DPO_GPU_MODEL is {site['gpu_model']!r}, but Snakemake's SLURM plugin only takes letters, digits, _ and "
             ". there. Unset it, and choose the cards by SFT_VS_DPO_GPU_CONSTRAINT or SFT_VS_DPO_GPU_PARTITION"
         )
-    return {"gpu": gpus, "mem_mb": mem_mb, "runtime": runtime, **(site if gpus else {})}
+    return {"gpu": gpus, "mem_mb": mem_mb, "runtime": runtime, **site}
 
 
 def asked_of_scheduler():

@@ -69,7 +69,8 @@ def check_config(config):
         if rows % (micro * gpus):
             several = f"gpus ({gpus}) times " if gpus > 1 else ""  # a step's micro-batches are dealt out
             raise WorkflowError(
-                f"{CONFIG_FILES}: {several}{stage}.micro_batch_size ({micro}) must divide {stage}.batch_size ({rows})"
+                f"{CONFIG_FILES}: {several}{stage}.micro_batch_size ({micro}) must divide {stage}.batch_size ({rows}); "
+                + ("lower one of the first two" if gpus > 1 else "change one of them")
             )
     loss_type = config["dpo"]["loss_type"]
     if loss_type.startswith("aot") and config["dpo"]["batch_size"] != config["dpo"]["micro_batch_size"]:

@@ -91,4 +91,5 @@ def finished(tmp_path_factory) -> Clone:
     made = Clone(folder)
     done = made.snakemake("--cores", "2", "--quiet", "rules")
     assert done.returncode == 0, done.stdout[-6000:]
+    assert not [*folder.glob("results/smoke/*/*.progress"), *folder.glob("results/smoke/*/checkpoints")]
     return made

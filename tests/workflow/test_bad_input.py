@@ -58,7 +58,7 @@ CONFIGS = {
     "more GPUs than micro-batches": (
         "cpu_instructions: portable",
         "gpus: 2\ncpu_instructions: portable",
-        "gpus (2) times sft.micro_batch_size (16) must divide sft.batch_size (16)",
+        "gpus (2) times sft.micro_batch_size (16) must divide sft.batch_size (16); lower one of the first two",
     ),
     "8 bits without a GPU": ("  seed: 0\n", "  seed: 0\n  precision: int8\n", "needs gpus: 1"),
 }

@@ -76,6 +76,7 @@ def test_only_jobs_that_run_the_model_go_to_gpu_nodes(clone):
     assert wrong.returncode != 0
     assert "'nvidia_a100-sxm4-80gb', but Snakemake's SLURM plugin only takes" in wrong.stdout
     wrong = clone.snakemake("--dry-run", "all", **{**site, "SFT_VS_DPO_MAX_HOURS": "24:00"})
+    assert wrong.returncode != 0
     assert "SFT_VS_DPO_MAX_HOURS is '24:00'; give a number of hours" in wrong.stdout
     others = set(asked) - GPU_RULES - {"all", "probe_memory"}
     assert {"tokenize_data", "grade", "compare", "report"} <= others

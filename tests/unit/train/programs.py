@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 
 FORKED = multiprocessing.get_context("forkserver")
-LIBRARIES = ("datasets", "pandas", "peft", "transformers.models.llama.modeling_llama", "trl.trainer.dpo_trainer")
-FORKED.set_forkserver_preload([*LIBRARIES, "trl.trainer.sft_trainer"])
+FORKED.set_forkserver_preload(["datasets", "pandas", "peft", "trl.trainer.dpo_trainer", "trl.trainer.sft_trainer"])
 
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess:
