@@ -27,10 +27,10 @@ demo: setup  ## run the default study (SmolLM2-135M on this CPU) to results/demo
 
 reproduce: setup  ## rebuild the default study in .reproduce/ and compare it with config/checksums/demo.json
 	rm -rf .reproduce
-	.envs/driver/bin/python scripts/reproduce.py rebuild --checksums $(CHECKSUMS) --folder .reproduce --cores $(CORES)
+	.envs/driver/bin/python tools/reproduce.py rebuild --checksums $(CHECKSUMS) --folder .reproduce --cores $(CORES)
 
 checksums:  ## after `make demo`: record its results as what `make reproduce` compares with
-	.envs/driver/bin/python scripts/reproduce.py record --checksums $(CHECKSUMS) \
+	.envs/driver/bin/python tools/reproduce.py record --checksums $(CHECKSUMS) \
 	    --results results/demo --config config/config.yaml
 
 setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenance))  ## install the locked environments into .envs/
@@ -62,22 +62,22 @@ lint:
 	.envs/driver/bin/ruff format --check .
 	.envs/driver/bin/snakefmt --check Snakefile rules
 	$(SNAKEMAKE) --lint
-	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" .envs/driver/bin/python scripts/pin_envs.py --check
-	.envs/driver/bin/python config/describe.py --check
+	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" .envs/driver/bin/python tools/pin_envs.py --check
+	.envs/driver/bin/python tools/describe.py --check
 
 envs: $(UV)  ## after a change of pyproject.toml: lock again and write envs/*.yaml
 	$(UV) lock
-	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" $(PYTHON) scripts/pin_envs.py
+	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" $(PYTHON) tools/pin_envs.py
 
 docs:  ## write config/README.md's table of keys from config/schema.yaml
-	.envs/driver/bin/python config/describe.py
+	.envs/driver/bin/python tools/describe.py
 
 clean:  ## remove the environments (results stay)
 	rm -rf .envs .cache/conda-standin
 
 $(UV):
 	@echo "==> installing uv $(UV_VERSION) into .envs/uv"
-	@$(PYTHON) scripts/install_uv.py $(UV_VERSION) .envs/uv
+	@$(PYTHON) tools/install_uv.py $(UV_VERSION) .envs/uv
 
 .envs/%/.ready: uv.lock pyproject.toml | $(UV)
 	@echo "==> installing the locked '$*' environment into .envs/$*$(if $(filter train,$*), (about 5 GB, mostly torch))"

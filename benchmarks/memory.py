@@ -23,7 +23,7 @@ def main() -> None:
     from standin_model import MODELS, write_small_files
     from transformers import AutoConfig, AutoTokenizer
 
-    from arms.memory import CUDA_FIXED, needed, predict
+    from arms.memory.predict import CUDA_FIXED, needed, predict
 
     print("| model | base | " + " | ".join(f"{length} tokens" for length in LENGTHS) + " |")
     print("|---" * (2 + len(LENGTHS)) + "|")

@@ -10,7 +10,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 sys.path.insert(0, os.path.join(workflow.basedir, "scripts"))
-from arms.cpu import INSTRUCTIONS
+from arms.model.cpu import INSTRUCTIONS
 
 if not workflow.overwrite_configfiles:
 

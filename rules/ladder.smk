@@ -1,6 +1,6 @@
-"""Which micro-batches fit a GPU: who asks for it, and what depends on it. On CPUs there is nothing to ask (arms/ladder.py)."""
+"""Which micro-batches fit a GPU: who asks for it, and what depends on it. On CPUs there is nothing to ask (arms/memory/ladder.py)."""
 
-from arms.ladder import memory_key, recorded
+from arms.memory.ladder import memory_key, recorded
 
 TRAINED = {"sft": "sft", "dpo": "train_pairs"}  # the data set that a stage trains on
 
@@ -48,7 +48,7 @@ def rung_flag(wildcards, input):
 
 
 def probe_settings(wildcards):
-    """What probing a stage depends on, with the rungs that training itself has found too large (arms/ladder.py)."""
+    """What probing a stage depends on, with the rungs that training itself has found too large (arms/memory/ladder.py)."""
     settings = torch_settings(
         stage=wildcards.stage,
         model=config["model"],

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 
-from arms.audit import (
+from arms.data.audit import (
     PAIR_COLUMNS,
     PROMPT_COLUMNS,
     SFT_COLUMNS,
@@ -26,8 +26,8 @@ from arms.audit import (
     near_duplicates,
     prompt_sha256,
 )
-from arms.files import UserError, atomic_path, exit_with_message, write_json
-from arms.manifest import Job, add_job_arguments
+from arms.job.files import UserError, atomic_path, exit_with_message, write_json
+from arms.job.manifest import Job, add_job_arguments
 
 
 def main() -> None:

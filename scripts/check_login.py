@@ -21,8 +21,8 @@ import subprocess
 import tempfile
 import time
 
-from arms.files import UserError, exit_with_message
-from arms.findings import Findings, model_findings
+from arms.job.files import UserError, exit_with_message
+from arms.model.findings import Findings, model_findings
 
 CURES = (
     # in what sbatch says, what to do about it

@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from arms.files import UserError, exit_with_message, read_json
-from arms.findings import Findings, model_findings
-from arms.manifest import check_versions, cpu_class
+from arms.job.files import UserError, exit_with_message, read_json
+from arms.job.manifest import check_versions, cpu_class
+from arms.model.findings import Findings, model_findings
 
 
 def main() -> None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from collections import defaultdict
 
-from arms.files import UserError, exit_with_message, read_json, write_json
-from arms.manifest import Job, add_job_arguments
+from arms.job.files import UserError, exit_with_message, read_json, write_json
+from arms.job.manifest import Job, add_job_arguments
 
 # Alike in every run:
 WORLD = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from arms.audit import (
+from arms.data.audit import (
     PAIR_COLUMNS,
     PROMPT_COLUMNS,
     Table,
@@ -21,8 +21,8 @@ from arms.audit import (
     near_duplicates,
     warnings,
 )
-from arms.files import exit_with_message, write_json
-from arms.manifest import Job, add_job_arguments
+from arms.job.files import exit_with_message, write_json
+from arms.job.manifest import Job, add_job_arguments
 
 
 def main() -> None:

@@ -16,8 +16,8 @@ import importlib
 import json
 from pathlib import Path
 
-from arms.files import UserError, atomic_path, exit_with_message, read_json, write_json, write_text
-from arms.manifest import Job
+from arms.job.files import UserError, atomic_path, exit_with_message, read_json, write_json, write_text
+from arms.job.manifest import Job
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from arms.files import UserError, exit_with_message
-from arms.findings import read_findings
+from arms.job.files import UserError, exit_with_message
+from arms.model.findings import read_findings
 
 
 def main() -> None:

@@ -20,8 +20,8 @@ import logging
 import tempfile
 from pathlib import Path
 
-from arms.files import UserError, atomic_path, canonical_json, exit_with_message, sha256_bytes, sha256_file
-from arms.manifest import Job, add_job_arguments, flat, portable, read_manifest
+from arms.job.files import UserError, atomic_path, canonical_json, exit_with_message, sha256_bytes, sha256_file
+from arms.job.manifest import Job, add_job_arguments, flat, portable, read_manifest
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = (

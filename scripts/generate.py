@@ -11,10 +11,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from arms.files import atomic_path, canonical_json, exit_with_message, read_json, sha256_bytes, sha256_file
-from arms.ladder import naming_the_cure
-from arms.manifest import Job, add_job_arguments
-from arms.progress import add_checkpoint_arguments, beside, read_state
+from arms.job.files import atomic_path, canonical_json, exit_with_message, read_json, sha256_bytes, sha256_file
+from arms.job.manifest import Job, add_job_arguments
+from arms.job.progress import add_checkpoint_arguments, beside, read_state
+from arms.memory.ladder import naming_the_cure
 
 ROUND = 32  # new tokens before answers that have ended leave their batch
 
@@ -36,9 +36,9 @@ def main() -> None:
     import torch
     from transformers import GenerationConfig
 
-    from arms import models
-    from arms.cpu import set_cpu
-    from arms.tokens import load_tokenizer, read_tokens
+    from arms.data.tokens import load_tokenizer, read_tokens
+    from arms.model import models
+    from arms.model.cpu import set_cpu
 
     set_cpu(args.threads, job.settings["cpu_instructions"])
     settings = job.settings["generation"]

@@ -19,9 +19,9 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from arms.files import UserError, atomic_path, exit_with_message, read_jsonl, sha256_bytes
-from arms.grading import check_instructions, follows
-from arms.manifest import Job, add_job_arguments
+from arms.data.grading import check_instructions, follows
+from arms.job.files import UserError, atomic_path, exit_with_message, read_jsonl, sha256_bytes
+from arms.job.manifest import Job, add_job_arguments
 
 ARMS = ("base", "sft", "sft_dpo", "dpo_only")
 STATUSES = ("ok", "empty", "truncated")

@@ -4,7 +4,8 @@
     python scripts/plan_memory.py --job '{"rule": "plan_memory", "settings": {...}}' \
         --model results/qwen2.5-32b/model/model.json --output results/qwen2.5-32b/memory/plan.json --manifest ...
 
-Needs no GPU and no weights but config.json and the tokenizer. arms/memory.py says how it predicts, and what it assumes.
+Needs no GPU and no weights but config.json and the tokenizer. arms/memory/predict.py says how it predicts, and what
+it assumes.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import argparse
 import os
 from pathlib import Path
 
-from arms.files import UserError, canonical_json, exit_with_message, read_json, sha256_file, write_json
-from arms.manifest import Job, add_job_arguments
+from arms.job.files import UserError, canonical_json, exit_with_message, read_json, sha256_file, write_json
+from arms.job.manifest import Job, add_job_arguments
 
 # What changes nothing in the results comes first, then what changes the model's numbers, then what loses data.
 PRECISIONS = {"fp32": ["bf16", "int8", "nf4"], "bf16": ["int8", "nf4"], "int8": ["nf4"], "nf4": []}
@@ -33,7 +34,7 @@ def main() -> None:
     job = Job(args)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing here runs on a GPU, and its driver would cost seconds and memory
 
-    from arms.memory import CUDA_FIXED, PARTS, SLACK, fixed_bytes, shape
+    from arms.memory.predict import CUDA_FIXED, PARTS, SLACK, fixed_bytes, shape
 
     device = job.settings["device"]
     fixed = fixed_bytes(device)
@@ -70,7 +71,7 @@ def read_model(card: str):
     """(configuration, tokenizer) of the model beside `card` (model.json), whose config.json must match."""
     from transformers import AutoConfig
 
-    from arms.tokens import load_tokenizer
+    from arms.data.tokens import load_tokenizer
 
     folder = Path(card).parent / "weights"
     described = read_json(card)["files"]["config.json"]["sha256"]
@@ -83,7 +84,7 @@ def read_model(card: str):
 
 
 def stages(settings: dict) -> dict[str, dict]:
-    """What arms.memory.predict is asked for each stage of the study, by its label."""
+    """What arms.memory.predict.predict is asked for each stage of the study, by its label."""
     shared = {name: settings[name] for name in ("precision", "max_length", "lora", "start", "device")}
     asks = {}
     for label, stage in sorted(settings["stages"].items(), key=lambda item: STAGES.index(item[0].partition("-")[0])):
@@ -113,7 +114,7 @@ class Planner:
 
     def parts(self, ask: dict) -> dict[str, int]:
         """Bytes by part."""
-        from arms.memory import predict
+        from arms.memory.predict import predict
 
         asked = {name: value for name, value in ask.items() if name != "smaller"}
         key = canonical_json(asked)
@@ -123,7 +124,7 @@ class Planner:
 
     def need(self, ask: dict) -> int:
         """Bytes that the card must have, slack included."""
-        from arms.memory import needed
+        from arms.memory.predict import needed
 
         return needed(self.parts(ask))
 
@@ -212,7 +213,7 @@ def heading(card: dict, settings: dict) -> str:
 
 def table(plan: dict[str, dict[str, int]], shapes: dict[str, tuple[int, int]], limit: float | None) -> str:
     """The predictions in GB, one line a stage."""
-    from arms.memory import PARTS, needed
+    from arms.memory.predict import PARTS, needed
 
     lines = [["GB", "rows x tokens", *PARTS, "sum", "needs", *([f"of {limit:g}"] if limit else [])]]
     for label, parts in plan.items():

@@ -14,8 +14,8 @@ import argparse
 import math
 from pathlib import Path
 
-from arms.files import UserError, atomic_path, exit_with_message, read_json
-from arms.manifest import Job, add_job_arguments
+from arms.job.files import UserError, atomic_path, exit_with_message, read_json
+from arms.job.manifest import Job, add_job_arguments
 
 ARMS = {"base": "base", "sft": "SFT", "sft_dpo": "SFT→DPO", "dpo_only": "DPO-only"}
 COLOURS = {"base": "#767676", "sft": "#0072B2", "sft_dpo": "#D55E00", "dpo_only": "#009E73"}  # Okabe & Ito

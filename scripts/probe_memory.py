@@ -2,7 +2,7 @@
 
 Trains a few steps on the worst micro-batches that the data can make, with the project's own trainers. What runs out of
 memory goes into the manifest, and the next rung is tried: a smaller micro-batch of the same effective batch, then
-shorter rows if the configuration allows them (arms/ladder.py).
+shorter rows if the configuration allows them (arms/memory/ladder.py).
 
     python scripts/probe_memory.py --job '{"rule": "probe_memory", "wildcards": {"stage": "dpo"}, "settings": {...}}' \
         --model results/demo/model/model.json --data config/data/preferences.jsonl \
@@ -16,9 +16,9 @@ import gc
 import tempfile
 from pathlib import Path
 
-from arms.files import UserError, exit_with_message, read_jsonl, write_json
-from arms.ladder import card, is_known, is_out_of_memory, memory_key, rungs, worst_batches
-from arms.manifest import Job, add_job_arguments
+from arms.job.files import UserError, exit_with_message, read_jsonl, write_json
+from arms.job.manifest import Job, add_job_arguments
+from arms.memory.ladder import card, is_known, is_out_of_memory, memory_key, rungs, worst_batches
 
 # Of a GPU's memory, what a probe leaves free: shuffled batches of many lengths fragment what training allocates, and
 # several GPUs exchange gradients through buffers that one does not have.
@@ -46,9 +46,9 @@ def main() -> None:
     args = parser.parse_args()
     job = Job(args)
 
-    from arms.cpu import set_cpu
-    from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
-    from arms.training import whole_batches
+    from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
+    from arms.model.cpu import set_cpu
+    from arms.training.trainer import whole_batches
 
     settings = job.settings
     set_cpu(args.threads, settings["cpu_instructions"])
@@ -101,8 +101,8 @@ def load(card_path: str, settings: dict) -> tuple:
     """(model with the adapters that training has, dtype, whether a pair is one row)."""
     import torch
 
-    from arms import models
-    from arms.logps import check_forward
+    from arms.model import models
+    from arms.scoring.logps import check_forward
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(1 - RESERVE)
@@ -151,8 +151,8 @@ def train_some(model, tokenizer, worst: list[dict], rung: dict, settings: dict, 
     from transformers import PrinterCallback
     from trl import DPOConfig, SFTConfig
 
-    from arms import dpo, sft
-    from arms.training import Curves, trainer_arguments
+    from arms.training import dpo, sft
+    from arms.training.trainer import Curves, trainer_arguments
 
     size = rung["micro_batch_size"]
     accumulated = min(2, settings["batch_size"] // (size * settings["gpus"]))

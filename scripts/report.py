@@ -31,8 +31,8 @@ from plot import (
     verdict_words,
 )
 
-from arms.files import UserError, exit_with_message, read_json, read_jsonl, sha256_bytes, write_text
-from arms.manifest import Job, add_job_arguments, read_manifest
+from arms.job.files import UserError, exit_with_message, read_json, read_jsonl, sha256_bytes, write_text
+from arms.job.manifest import Job, add_job_arguments, read_manifest
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")

@@ -13,10 +13,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from arms.files import exit_with_message, read_json, sha256_file
-from arms.ladder import naming_the_cure
-from arms.manifest import Job, add_job_arguments
-from arms.progress import add_checkpoint_arguments, beside, read_state
+from arms.job.files import exit_with_message, read_json, sha256_file
+from arms.job.manifest import Job, add_job_arguments
+from arms.job.progress import add_checkpoint_arguments, beside, read_state
+from arms.memory.ladder import naming_the_cure
 
 
 def main() -> None:
@@ -34,11 +34,11 @@ def main() -> None:
 
     import torch
 
-    from arms import models
-    from arms.cpu import set_cpu
-    from arms.logps import check_forward, pair_batch, pair_logps
-    from arms.tables import write_table
-    from arms.tokens import load_tokenizer, read_tokens
+    from arms.data.tokens import load_tokenizer, read_tokens
+    from arms.model import models
+    from arms.model.cpu import set_cpu
+    from arms.scoring.logps import check_forward, pair_batch, pair_logps
+    from arms.scoring.tables import write_table
 
     set_cpu(args.threads, job.settings["cpu_instructions"])
     tokenizer = load_tokenizer(args.model)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 
-from arms.files import atomic_path, exit_with_message, read_jsonl, write_json
-from arms.ladder import add_rung_argument, longest_row
-from arms.manifest import Job, add_job_arguments
-from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
+from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
+from arms.job.files import atomic_path, exit_with_message, read_jsonl, write_json
+from arms.job.manifest import Job, add_job_arguments
+from arms.memory.ladder import add_rung_argument, longest_row
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import argparse
 
-from arms import processes
-from arms.files import exit_with_message, read_json, sha256_file, write_json
-from arms.ladder import Rung, add_rung_argument
-from arms.manifest import Job, add_job_arguments
-from arms.training import add_training_arguments
+from arms.job import processes
+from arms.job.files import exit_with_message, read_json, sha256_file, write_json
+from arms.job.manifest import Job, add_job_arguments
+from arms.memory.ladder import Rung, add_rung_argument
+from arms.training.trainer import add_training_arguments
 
 
 def main() -> None:
@@ -36,14 +36,14 @@ def main() -> None:
     from datasets import Dataset
     from trl import DPOConfig
 
-    from arms import models
-    from arms.checkpoints import Checkpoints
-    from arms.cpu import set_cpu
-    from arms.dpo import TableDPOTrainer, check_moved, check_step0, with_reference
-    from arms.logps import check_forward
-    from arms.tables import read_table
-    from arms.tokens import load_tokenizer, read_tokens
-    from arms.training import Curves, train, trainer_arguments, whole_batches
+    from arms.data.tokens import load_tokenizer, read_tokens
+    from arms.model import models
+    from arms.model.cpu import set_cpu
+    from arms.scoring.logps import check_forward
+    from arms.scoring.tables import read_table
+    from arms.training.checkpoints import Checkpoints
+    from arms.training.dpo import TableDPOTrainer, check_moved, check_step0, with_reference
+    from arms.training.trainer import Curves, train, trainer_arguments, whole_batches
 
     rung = Rung(job, "dpo", args.rung)
     settings, recipe, seed = job.settings, job.settings["dpo"], int(job.wildcards["seed"])

@@ -6,7 +6,7 @@ Walks from the report back to the raw data. The jobs that must have made the stu
 configuration (--jobs), never from the results. One line a fault, and exit code 1 if there is any:
 
 - a file is missing, changed since it was made or read, or foreign: no job of this configuration makes it;
-- a manifest is missing, breaks arms/manifest.schema.json, or is of another job, configuration or code;
+- a manifest is missing, breaks arms/job/manifest.schema.json, or is of another job, configuration or code;
 - two manifests disagree: a job read another content than the job before it wrote;
 - a version is off the lock, the lock is another one, or tracked files had uncommitted changes.
 
@@ -23,8 +23,8 @@ from pathlib import Path
 
 import jsonschema
 
-from arms.files import UserError, exit_with_message, read_json, sha256_file
-from arms.manifest import flat, pinned_versions, portable
+from arms.job.files import UserError, exit_with_message, read_json, sha256_file
+from arms.job.manifest import flat, pinned_versions, portable
 
 SCHEMA = Path(__file__).parent / "arms" / "manifest.schema.json"
 sha256 = cache(sha256_file)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from arms.files import sha256_file
+from arms.job.files import sha256_file
 
 ROOT = Path(__file__).parents[1]
 SNAKEMAKE = ROOT / ".envs" / "driver" / "bin" / "snakemake"

@@ -68,7 +68,7 @@ def write_standin(folder: Path, config: dict) -> None:
 
 def write_small_files(folder: Path, config: dict) -> None:
     """config.json, and a tokenizer of 300 tokens with the special tokens of Qwen2."""
-    from arms.tiny import TOKENIZERS, write_tokenizer
+    from arms.model.tiny import TOKENIZERS, write_tokenizer
 
     folder.mkdir(parents=True, exist_ok=True)
     write_tokenizer(TOKENIZERS["qwen2"], 300, TEXTS, folder)
@@ -108,8 +108,8 @@ def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
 
 def write_card(folder: Path, card: Path, hash_weights: bool = False) -> None:
     """model.json for the model in `folder`, by the code of fetch_model; weights are hashed only if asked for."""
-    from arms.card import describe
-    from arms.files import sha256_file, write_json
+    from arms.job.files import sha256_file, write_json
+    from arms.model.card import describe
 
     hashed = sorted(path for path in folder.iterdir() if hash_weights or path.suffix != ".safetensors")
     files = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in hashed}

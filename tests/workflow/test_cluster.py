@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from arms.files import read_json
+from arms.job.files import read_json
 
 NEEDED = ("bash", "cat", "env", "git", "mkdir", "rm", "sh", "tee", "which")
 GPU_RULES = {"train_sft", "train_dpo", "score_pairs", "generate"}

@@ -68,7 +68,7 @@ def test_every_rule_names_one_environment(clone):
 def test_yaml_and_lock_agree(clone, edited, old, new):
     if edited:
         clone.edit(edited, old, new)
-    command = [sys.executable, "scripts/pin_envs.py", "--check"]
+    command = [sys.executable, "tools/pin_envs.py", "--check"]
     uv = {**os.environ, "PATH": f"{clone.folder / '.envs' / 'uv' / 'bin'}:{os.environ['PATH']}"}
     done = subprocess.run(command, cwd=clone.folder, env=uv, text=True, stderr=subprocess.PIPE)
     assert done.returncode == (1 if edited else 0), done.stderr

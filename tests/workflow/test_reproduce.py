@@ -1,4 +1,4 @@
-"""scripts/reproduce.py: a rebuild equals the checksums, and the first target that differs is named with its cause."""
+"""tools/reproduce.py: a rebuild equals the checksums, and the first target that differs is named with its cause."""
 
 import json
 import os
@@ -14,7 +14,7 @@ CHECKSUMS = "config/checksums/smoke.json"
 def reproduce(folder, command, *arguments):
     """Run the program in a clone; exit status and what it printed."""
     done = subprocess.run(
-        [sys.executable, "scripts/reproduce.py", command, "--checksums", CHECKSUMS, *arguments],
+        [sys.executable, "tools/reproduce.py", command, "--checksums", CHECKSUMS, *arguments],
         cwd=folder,
         text=True,
         stdout=subprocess.PIPE,

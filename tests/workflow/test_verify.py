@@ -228,7 +228,7 @@ def test_training_in_a_dirty_tree_is_found(study):
         assert done.returncode == 0, done.stdout
         before, after = json.loads(kept)["outputs"], read(study, name)["outputs"]
         assert {key for key in before if before[key] != after[key]} <= {"speed"}  # all else has the same bytes again
-        with (study.folder / "scripts/arms/dpo.py").open("a") as stream:
+        with (study.folder / "scripts/arms/training/dpo.py").open("a") as stream:
             stream.write("# a comment\n")  # changes no code digest
     assert read(study, clean)["git"]["dirty"] is False
     assert read(study, dirty)["git"]["dirty"] is True
@@ -239,7 +239,7 @@ def test_training_in_a_dirty_tree_is_found(study):
 
 
 def test_manifests_are_complete(finished):
-    schema = json.loads((ROOT / "scripts/arms/manifest.schema.json").read_text())
+    schema = json.loads((ROOT / "scripts/arms/job/manifest.schema.json").read_text())
     jsonschema.Draft202012Validator.check_schema(schema)
     paths = list((finished.folder / RESULTS).rglob("*manifest.json"))
     card = read(finished, "model/model.json")

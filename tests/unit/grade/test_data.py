@@ -11,8 +11,8 @@ pytest.importorskip("lm_eval", reason="runs in the grade environment")
 
 import make_data
 
-from arms.files import read_jsonl
-from arms.grading import check_instructions, follows
+from arms.data.grading import check_instructions, follows
+from arms.job.files import read_jsonl
 
 DATA = Path(__file__).parents[3] / "config" / "data"
 PAIR = ("id", "prompt", "chosen", "rejected", "category", "negative", "source")

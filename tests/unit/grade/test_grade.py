@@ -13,8 +13,8 @@ import grade
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arms.files import UserError, read_json, sha256_bytes
-from arms.grading import check_instructions, checkers, follows
+from arms.data.grading import check_instructions, checkers, follows
+from arms.job.files import UserError, read_json, sha256_bytes
 
 KNOWN = {
     "no_comma": ("punctuation:no_comma", {}, "Rivers carry water.", "Rivers, and lakes."),

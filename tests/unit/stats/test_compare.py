@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from test_paired_oracles import write_prompts, write_scores
 
-from arms.files import UserError
+from arms.job.files import UserError
 from paired.contrasts import CONTRAST_COLUMNS
 
 ROOT = Path(__file__).parents[3]

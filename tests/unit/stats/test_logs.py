@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from arms.files import UserError
+from arms.job.files import UserError
 
 LOGS = Path(__file__).parents[2] / "data" / "evaluation_logs"
 LM_EVAL = ("--lm-eval", "base=lm_eval/base", "tuned=lm_eval/tuned-1", "--metric", "acc", "exact_match")

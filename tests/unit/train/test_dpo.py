@@ -10,12 +10,12 @@ import torch
 from conftest import DPO, SCORING
 from trl import DPOTrainer
 
-from arms.dpo import step0_loss
-from arms.files import read_json
-from arms.logps import pair_batch, pair_logps
-from arms.models import load_adapter, load_base, new_adapter, save_adapter, stack_adapter
-from arms.tables import KEY
-from arms.tokens import load_tokenizer, read_tokens
+from arms.data.tokens import load_tokenizer, read_tokens
+from arms.job.files import read_json
+from arms.model.models import load_adapter, load_base, new_adapter, save_adapter, stack_adapter
+from arms.scoring.logps import pair_batch, pair_logps
+from arms.scoring.tables import KEY
+from arms.training.dpo import step0_loss
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ import programs
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from arms.files import UserError, sha256_file
-from arms.sources import without_secrets
+from arms.job.files import UserError, sha256_file
+from arms.model.sources import without_secrets
 
 ROOT = Path(__file__).parents[3]
 REVISION = "0123456789abcdef0123456789abcdef01234567"
@@ -294,7 +294,7 @@ def test_round_trip_is_counted(fetch, broken, normalizer, all_kept):
 
 
 def test_tokenizer_made_here_must_keep_every_string(fetch, text, monkeypatch):
-    monkeypatch.setattr("arms.card.survives", lambda tokenizer, text: "日" not in text)
+    monkeypatch.setattr("arms.model.card.survives", lambda tokenizer, text: "日" not in text)
     with pytest.raises(UserError, match=r"tokenizer changes 1 of \d+ test strings"):
         fetch(RANDOM, text=text)
 
@@ -505,7 +505,7 @@ def write_gguf(model_folder: Path, target: Path, architecture: str = "llama", pr
     writer.add_pad_token_id(tokenizer.eos_token_id)  # as the real file says, wrongly
     writer.add_unk_token_id(0)
     writer.add_chat_template(tokenizer.chat_template)
-    from arms.gguf import TENSORS
+    from arms.model.gguf import TENSORS
 
     parts = {theirs: ours for ours, theirs in TENSORS.items()}
     outside = {"model.embed_tokens": "token_embd", "model.norm": "output_norm"}
@@ -555,7 +555,7 @@ def index(tmp_path, monkeypatch) -> Path:
 
 
 def test_converted_gguf_computes_what_the_model_computed(tiny, tmp_path):
-    from arms.gguf import convert, open_gguf
+    from arms.model.gguf import convert, open_gguf
 
     write_gguf(tiny / "weights", tmp_path / "tiny.gguf")
     convert(open_gguf(tmp_path / "tiny.gguf"), tmp_path / "converted")

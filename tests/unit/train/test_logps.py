@@ -5,9 +5,9 @@ import torch
 from conftest import make_study
 from trl import DPOTrainer
 
-from arms.logps import check_forward, completion_batch, pair_batch, pair_logps, segment_logps
-from arms.models import load_base, new_adapter
-from arms.tokens import load_tokenizer, read_tokens
+from arms.data.tokens import load_tokenizer, read_tokens
+from arms.model.models import load_base, new_adapter
+from arms.scoring.logps import check_forward, completion_batch, pair_batch, pair_logps, segment_logps
 
 
 def noisy_adapter(base):

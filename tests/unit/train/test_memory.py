@@ -129,7 +129,7 @@ def test_the_plan_is_what_the_programs_need(tmp_path):
     """Within 15 % of the peak of real training, scoring and generation."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from arms.memory import predict
+    from arms.memory.predict import predict
 
     for size in SIZES:
         make_model(tmp_path / size, size)
@@ -220,7 +220,7 @@ def test_the_weights_of_qwen_by_arithmetic(tmp_path, model, precision):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoConfig
 
-    from arms.memory import fake_policy, storages
+    from arms.memory.predict import fake_policy, storages
 
     write_small_files(tmp_path, MODELS[model])
     config = AutoConfig.from_pretrained(tmp_path)

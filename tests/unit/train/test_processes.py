@@ -124,8 +124,8 @@ def test_an_error_of_all_processes_is_said_once(study):
 PROGRAM = """
 import argparse, os, sys, time
 sys.path.insert(0, {scripts!r})
-from arms import processes
-from arms.files import UserError, exit_with_message
+from arms.job import processes
+from arms.job.files import UserError, exit_with_message
 
 def main():
     processes.spread(argparse.Namespace(processes=2, threads=2))

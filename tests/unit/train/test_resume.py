@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import DPO, LORA, ROOT, SFT, training_flags
 
-from arms import progress
+from arms.job import progress
 
 RESULTS = ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json")
 FROM_SFT = ["--reference", "sft.table.parquet", "--start", "sft/arm.json"]

@@ -10,11 +10,11 @@ import pytest
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
-from arms.card import check_tokenizer
-from arms.files import UserError, sha256_bytes
-from arms.logps import completion_batch, pair_batch
-from arms.tiny import CHAT_TOKENS, CHATML, write_tokenizer
-from arms.tokens import COMPLETIONS, encode_rows, load_tokenizer
+from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer
+from arms.job.files import UserError, sha256_bytes
+from arms.model.card import check_tokenizer
+from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
+from arms.scoring.logps import completion_batch, pair_batch
 
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"

@@ -37,12 +37,12 @@ from test_equivalence import (
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 from trl import DataCollatorForCompletionOnlyLM, DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from arms.files import UserError
-from arms.logps import completion_batch
-from arms.models import load_base
-from arms.tables import KEY
-from arms.tokens import load_tokenizer, read_tokens
-from arms.training import whole_batches
+from arms.data.tokens import load_tokenizer, read_tokens
+from arms.job.files import UserError
+from arms.model.models import load_base
+from arms.scoring.logps import completion_batch
+from arms.scoring.tables import KEY
+from arms.training.trainer import whole_batches
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 LN2 = math.log(2)

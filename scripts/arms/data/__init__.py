@@ -1,0 +1,1 @@
+"""The data: checked as text, turned into token ids, graded."""

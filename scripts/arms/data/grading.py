@@ -1,0 +1,107 @@
+"""Strict IFEval grading with the checkers of lm-evaluation-harness, made deterministic and silent.
+
+Only this module imports the checkers. It runs in the `grade` environment, which holds no torch.
+
+As a program it grades what `make_data.py` samples, one JSON object a line in, `true` or `false` a line out:
+
+    echo '{"prompt": "p", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], "text": "A, b."}' \
+        | python -m arms.data.grading
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from collections.abc import Iterable
+from functools import cache
+
+from arms.job.files import UserError, exit_with_message
+
+NEEDS_SENTENCE_DATA = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+
+
+@cache
+def checkers():
+    """The module lm_eval.tasks.ifeval.utils: imported without a network call, langdetect seeded.
+
+    On import the harness tries to download NLTK's punkt_tab and prints about it; only the two checkers in
+    NEEDS_SENTENCE_DATA read it, and those are refused, so the attempt is switched off. langdetect draws random
+    numbers unless its seed is set (https://pypi.org/project/langdetect/, "Basic usage").
+    """
+    from unittest.mock import patch
+
+    import nltk
+
+    noise = io.StringIO()
+    with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise), patch.object(nltk, "download"):
+        from lm_eval.tasks.ifeval import utils
+    import langdetect
+
+    langdetect.DetectorFactory.seed = 0
+    return utils
+
+
+def check_instructions(rows: Iterable[dict], path: object) -> None:
+    """Raise UserError, naming file, line and id, for the first row that cannot be graded reproducibly.
+
+    rows: dicts with "_row", "id", "prompt", "instruction_id_list", "kwargs", as arms.job.files.read_jsonl returns them.
+    Every argument of a checker must be given: the checkers invent a missing one with `random`.
+    """
+    registry = checkers().instructions_registry.INSTRUCTION_DICT
+    for row in rows:
+        where = f"{path}, line {row['_row']} (id {row['id']!r})"
+        ids, kwargs = row["instruction_id_list"], row["kwargs"]
+        if not ids or len(ids) != len(kwargs):
+            raise UserError(
+                f"{where}: {len(ids)} instruction ids and {len(kwargs)} kwargs; give one kwargs object for each id"
+            )
+        for name, given in zip(ids, kwargs, strict=True):
+            if name not in registry:
+                raise UserError(f"{where}: unknown instruction {name!r}; choose from {', '.join(sorted(registry))}")
+            if name in NEEDS_SENTENCE_DATA:
+                raise UserError(
+                    f"{where}: {name!r} needs NLTK's punkt_tab, which is no package; use another instruction"
+                )
+            if not isinstance(given, dict):
+                raise UserError(f"{where}: kwargs of {name!r} must be an object, found {type(given).__name__}")
+            # The harness drops falsy values (IFEval's files hold null for the arguments of other checkers).
+            names = {key for key, value in given.items() if value}
+            wanted = set(registry[name](name).get_instruction_args_keys())
+            if names != wanted:
+                raise UserError(
+                    f"{where}: {name!r} takes the kwargs {sorted(wanted)}, found {sorted(names)}; correct the row "
+                    "(a missing one would be drawn at random)"
+                )
+        try:
+            follows(row, "A sentence to try the checkers on.")
+        except Exception as error:
+            raise UserError(f"{where}: the checkers refuse these kwargs ({error}); correct the row") from error
+
+
+def follows(row: dict, text: str) -> bool:
+    """Whether `text` follows every instruction of `row`: IFEval's prompt-level strict accuracy.
+
+    row: dict with "prompt", "instruction_id_list", "kwargs" (Zhou et al. 2023, https://arxiv.org/abs/2311.07911).
+
+    >>> row = {"prompt": "p", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
+    >>> follows(row, "No comma here."), follows(row, "One, here.")
+    (True, False)
+    """
+    utils = checkers()
+    example = utils.InputExample(
+        key=0, instruction_id_list=row["instruction_id_list"], prompt=row["prompt"], kwargs=row["kwargs"]
+    )
+    return bool(utils.test_instruction_following_strict(example, text).follow_all_instructions)
+
+
+def main() -> None:
+    """Grade standard input, line by line."""
+    for line in sys.stdin:
+        row = json.loads(line)
+        print(json.dumps(follows(row, row["text"])))
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,242 @@
+"""One token path: SFT, DPO, scoring and generation all read the ids that this module made.
+
+TRL 0.9.6 tokenises for SFT and for DPO in different ways (template, BOS, EOS, truncation), which alone would confound a
+comparison of the arms. Here the text becomes ids once:
+
+    prompt ids      the rendered template, tokenised without further special tokens (BOS once if the tokenizer sets one)
+    completion ids  the completion's own ids and one EOS, which is trained
+
+Prompt and completion are tokenised apart, so the boundary is the one that generation meets.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arms.job.files import UserError, read_json, sha256_bytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+COMPLETIONS = {"sft": ("completion",), "pairs": ("chosen", "rejected"), "prompts": ()}
+
+
+def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
+    """The tokenizer beside `model` (model.json), with the EOS and pad tokens that fetch_model chose.
+
+    They are set on the loaded tokenizer, never saved with it: saving makes the pad token match text (arms.model.card).
+    """
+    from transformers import AutoTokenizer
+
+    chosen, weights = read_json(model)["tokenizer"], Path(model).parent / "weights"
+    tokenizer = AutoTokenizer.from_pretrained(str(weights), trust_remote_code=False, local_files_only=True)
+    tokenizer.eos_token, tokenizer.pad_token = chosen["eos_token"], chosen["pad_token"]
+    if [tokenizer.eos_token_id, tokenizer.pad_token_id] != [chosen["eos_id"], chosen["pad_id"]]:
+        raise UserError(f"{weights}: not the tokenizer that {model} describes; delete {model} and run again")
+    return tokenizer
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str, settings: dict) -> str:
+    """The prompt as the model sees it.
+
+    settings["template"] is "chat" (the tokenizer's own chat template, with a generation prompt) or a text with the
+    placeholder {prompt}. settings["system_prompt"] is a chat template's system turn; null leaves that to the template.
+    """
+    if settings["template"] != "chat":
+        return settings["template"].replace("{prompt}", prompt)
+    turns = [{"role": "user", "content": prompt}]
+    if settings["system_prompt"] is not None:
+        turns.insert(0, {"role": "system", "content": settings["system_prompt"]})
+    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+
+
+def describe_template(tokenizer: PreTrainedTokenizerBase, settings: dict) -> dict:
+    """What is decided once for all arms: the prompt's frame around {prompt}, and the ids of BOS, EOS and pad.
+
+    Raises UserError if the template does not take the prompt or the system turn, or the model has none.
+    """
+    from jinja2 import TemplateError
+
+    chat, system = settings["template"] == "chat", settings["system_prompt"]
+    if chat and not tokenizer.chat_template:
+        raise UserError(
+            "tokens.template is 'chat' but this model's tokenizer has no chat template; "
+            'set tokens.template to a text such as "Question: {prompt}\\nAnswer:\\n"'
+        )
+    if not chat and system is not None:
+        raise UserError("tokens.system_prompt belongs to a chat template; write it into the text of tokens.template")
+    try:
+        frame = prompt_text(tokenizer, "{prompt}", settings)
+    except TemplateError as error:
+        raise UserError(
+            f"the model's chat template refuses the prompt: {error}; "
+            "leave out tokens.system_prompt, or set tokens.template to a text with the placeholder {prompt}"
+        ) from None
+    if "{prompt}" not in frame:
+        raise UserError(f"tokens.template: {frame!r} has no placeholder {{prompt}}, so all prompts would be alike")
+    if system is not None and system.strip() not in frame:
+        raise UserError("the model's chat template leaves the system turn out; remove tokens.system_prompt")
+    return {
+        "frame": frame,
+        "chat_template_sha256": sha256_bytes(tokenizer.get_chat_template().encode()) if chat else None,
+        "adds_bos": adds_bos(tokenizer),
+        "bos_id": tokenizer.bos_token_id,
+        "eos_id": tokenizer.eos_token_id,
+        "pad_id": tokenizer.pad_token_id,
+    }
+
+
+def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer by itself puts BOS before plain text, as the model was pre-trained."""
+    bos = tokenizer.bos_token_id
+    return bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, settings: dict) -> list[int]:
+    """Ids of one prompt. BOS comes first, once, if the template writes it or the tokenizer adds it to plain text."""
+    ids = tokenizer(prompt_text(tokenizer, prompt, settings), add_special_tokens=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    return [bos, *ids] if adds_bos(tokenizer) and ids[:1] != [bos] else ids
+
+
+def encode_completion(tokenizer: PreTrainedTokenizerBase, completion: str) -> list[int]:
+    """Ids of one completion, ending in exactly one EOS, which is trained and scored like any other token."""
+    ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
+    return ids if ids[-1:] == [tokenizer.eos_token_id] else [*ids, tokenizer.eos_token_id]
+
+
+def cut(ids: list[int], room: int, eos_after: int | None) -> list[int]:
+    """The first `room` (at least 2) ids of a completion; the last of them becomes `eos_after` unless that is None."""
+    return ids[:room] if eos_after is None else [*ids[: room - 1], eos_after]
+
+
+def encode_rows(
+    rows: list[dict], kind: str, tokenizer: PreTrainedTokenizerBase, settings: dict, source: str
+) -> tuple[list[dict], dict]:
+    """Tokenise `rows` of one data set and say what was found.
+
+    kind: "sft", "pairs" or "prompts". A row with more than settings["max_length"] tokens (prompt + longest completion)
+    is treated as settings["on_overlong"] says:
+
+        error     refused
+        drop      left out
+        truncate  its longer completions are cut to the room that the prompt leaves, and end in EOS again unless
+                  settings["eos_after_truncation"] is false. Prompts are never cut (that would take BOS, the system turn
+                  or the end of the template): a row whose prompt leaves less than 2 tokens is left out, and so is a
+                  pair that the cut makes identical.
+
+    Returns (rows with id, category, prompt_ids and one *_ids column a completion; audit). In audit["overlong"], `rows`
+    are the lines of all longer rows, `by_side` says what was too long, `cut` and `lost_eos` count completions by side,
+    and `identical` counts the pairs that were left out. Raises UserError naming the file and the rows.
+    """
+    decided = describe_template(tokenizer, settings)
+    frame = encode_prompt(tokenizer, "x", settings) if settings["template"] == "chat" else None
+    sides, action = COMPLETIONS[kind], settings["on_overlong"]
+    least = 2 if sides else 1  # tokens that must fit after the prompt: a completion has one of its own and EOS
+    kept, overlong = [], []
+    by_side: Counter[str] = Counter()
+    cuts: Counter[str] = Counter()
+    identical = 0
+    for row in rows:
+        encoded = {"id": row["id"], "category": row["category"]}
+        encoded["prompt_ids"] = encode_prompt(tokenizer, row["prompt"], settings)
+        for side in sides:
+            encoded[f"{side}_ids"] = encode_completion(tokenizer, row[side])
+        _check_row(encoded, kind, tokenizer, frame, f"{source}, line {row['_row']}")
+        room = settings["max_length"] - len(encoded["prompt_ids"])
+        too_long = [side for side in sides if len(encoded[f"{side}_ids"]) > room] if room >= least else ["prompt"]
+        if not too_long:
+            kept.append(encoded)
+            continue
+        by_side.update(too_long)
+        overlong.append(row["_row"])
+        if action == "truncate" and too_long != ["prompt"]:
+            for side in too_long:
+                eos_after = tokenizer.eos_token_id if settings["eos_after_truncation"] else None
+                encoded[f"{side}_ids"] = cut(encoded[f"{side}_ids"], room, eos_after)
+            if kind == "pairs" and encoded["chosen_ids"] == encoded["rejected_ids"]:
+                identical += 1
+            else:
+                cuts.update(too_long)
+                kept.append(encoded)
+    if overlong and action == "error":
+        raise UserError(
+            f"{source}: {len(overlong)} rows are longer than tokens.max_length = {settings['max_length']} tokens "
+            f"(lines {', '.join(map(str, overlong[:5]))}{', ...' if len(overlong) > 5 else ''}; {dict(by_side)}); "
+            "raise tokens.max_length, shorten the rows, or (training rows) set tokens.on_overlong to drop or truncate"
+        )
+    if not kept:
+        raise UserError(f"{source}: no row is left within tokens.max_length = {settings['max_length']} tokens")
+    audit = {
+        "rows": len(rows),
+        "kept": len(kept),
+        "decided": decided,
+        "overlong": {
+            "action": action,
+            "rows": overlong,
+            "by_side": dict(by_side),
+            "cut": dict(cuts),
+            "lost_eos": dict(cuts) if cuts and not settings["eos_after_truncation"] else {},
+            "identical": identical,
+        },
+        "tokens": {name: _quantiles([len(row[name]) for row in kept]) for name in kept[0] if name.endswith("_ids")},
+        "starts_with_bos": all(row["prompt_ids"][0] == tokenizer.bos_token_id for row in kept),
+        "first_token_differs": sum(row["chosen_ids"][0] != row["rejected_ids"][0] for row in kept) / len(kept)
+        if kind == "pairs"
+        else None,
+    }
+    return kept, audit
+
+
+def take_in_turn(rows: list[dict], limit: int | None) -> list[dict]:
+    """The first `limit` rows when categories are served in turn, in file order; all rows if it is None or larger."""
+    if limit is None or limit >= len(rows):
+        return rows
+    served: Counter[str] = Counter()
+    turns = []
+    for position, row in enumerate(rows):
+        turns.append((served[row["category"]], position))
+        served[row["category"]] += 1
+    return [rows[position] for position in sorted(position for _, position in sorted(turns)[:limit])]
+
+
+def _check_row(
+    encoded: dict, kind: str, tokenizer: PreTrainedTokenizerBase, frame: list[int] | None, where: str
+) -> None:
+    """Refuse what silently spoils training: special tokens in a text, no text at all, a pair without a difference.
+
+    frame: the ids of a prompt without any special token in its own text. None leaves EOS and BOS to the prompts, which
+    may be whole conversations, rendered beforehand.
+    """
+    special = {"EOS": tokenizer.eos_token, "BOS": tokenizer.bos_token, "pad": tokenizer.pad_token}
+    prompt = encoded["prompt_ids"]
+    for name, token in special.items():
+        number = None if token is None else tokenizer.convert_tokens_to_ids(token)
+        found = [side for side in COMPLETIONS[kind] if number in encoded[f"{side}_ids"][:-1]]
+        allowed = prompt if frame is None and name != "pad" else frame or []
+        if prompt.count(number) > allowed.count(number):
+            found = ["prompt"]
+        if found:
+            raise UserError(
+                f"{where}: {found[0]!r} has the {name} token {token!r} in its text; remove it or leave out the row"
+            )
+    for side in COMPLETIONS[kind]:
+        if len(encoded[f"{side}_ids"]) < 2:
+            raise UserError(f"{where}: {side!r} has no token but EOS; remove the row or give it a text")
+    if kind == "pairs" and encoded["chosen_ids"] == encoded["rejected_ids"]:
+        raise UserError(f"{where}: 'chosen' and 'rejected' are the same to this model's tokenizer; remove the row")
+
+
+def _quantiles(lengths: list[int]) -> dict[str, int]:
+    ordered = sorted(lengths)
+    last = len(ordered) - 1
+    return {"min": ordered[0], "median": ordered[last // 2], "p95": ordered[round(last * 0.95)], "max": ordered[last]}
+
+
+def read_tokens(path: str | Path) -> list[dict]:
+    """Rows of a token file (tokens/*.parquet), each a dict with id, category and lists of int ids."""
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()

@@ -1,0 +1,1 @@
+"""What every program is made of: its command line, files, manifest, progress that survives, processes."""

@@ -1,0 +1,148 @@
+"""Files: canonical JSON, checksums, atomic writes, JSON Lines with errors that name the row."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+TELL = "SFT_VS_DPO_TELL"  # file descriptor through which one of several processes tells its error (arms.job.processes)
+
+
+class UserError(Exception):
+    """Something the user can mend. The message names the file, key or row, and the cure; no traceback is shown."""
+
+
+def exit_with_message(main: Callable[[], None]) -> None:
+    """Run a program's `main` and end the process; a UserError becomes one clear line and exit code 1.
+
+    The exit code stands even if nobody reads the output any more.
+    Ends without Python's teardown: Arrow's threads sometimes abort the process there (pyarrow 16 on a busy machine,
+    once in a dozen runs), and a job that has written everything would count as failed.
+    """
+    code = 0
+    try:
+        main()
+    except UserError as error:
+        if TELL in os.environ:  # whoever started the processes says it, once, and ends them all
+            os.write(int(os.environ[TELL]), f"error: {error}\0".encode())
+            time.sleep(60)
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    except SystemExit as end:
+        if not isinstance(end.code, int):
+            raise  # a text, which Python prints, or nothing
+        code = end.code
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)
+
+
+def canonical_json(value: object) -> str:
+    """JSON with sorted keys and no spaces: equal settings give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hexadecimal sha256 of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file, or of a folder: the hash over its sorted (relative name, sha256) pairs."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".snakemake_timestamp")
+        listing = {str(p.relative_to(path)): sha256_file(p) for p in files}
+        return sha256_bytes(canonical_json(listing).encode())
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def atomic_path(target: str | Path) -> Iterator[Path]:
+    """A temporary path beside `target` that replaces it when the block ends without an error.
+
+    The temporary name keeps the target's suffix, since writers choose their format by it.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(target: str | Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: str | Path, value: object) -> None:
+    """Write indented JSON with sorted keys atomically."""
+    write_text(target, json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict:
+    """Read one JSON object; UserError if the file is missing or is not JSON."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def read_jsonl(path: str | Path, columns: dict[str, type]) -> list[dict]:
+    """Read JSON Lines and require `columns` (name -> type) in every row; blank lines are skipped.
+
+    Each row gets the key "_row", its line number in the file (1 is the first line), for later messages.
+    Raises UserError naming the file, the line and the cure.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; set its path in the config's `data` section")
+    rows = []
+    lines = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise UserError(
+                f"{path}, line {number}: not valid JSON ({error}); each line must be one JSON object"
+            ) from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
+        for name, kind in columns.items():
+            if name not in row:
+                raise UserError(
+                    f"{path}, line {number}: column {name!r} is missing (found: {', '.join(map(repr, row))}); "
+                    f"every row needs {', '.join(map(repr, columns))}"
+                )
+            if not isinstance(row[name], kind):
+                raise UserError(
+                    f"{path}, line {number}: column {name!r} must be {kind.__name__}, "
+                    f"found {type(row[name]).__name__} {str(row[name])[:40]!r}"
+                )
+        row["_row"] = number
+        rows.append(row)
+    if not rows:
+        raise UserError(f"{path}: the file has no rows")
+    return rows

@@ -1,0 +1,208 @@
+"""The ladder out of memory: the same recipe in smaller micro-batches, then (where allowed) on shorter rows.
+
+A rung is a micro-batch size and a longest row. Rule probe_memory finds, before any training, the first rung that fits;
+every run of a stage trains on it, so arms never differ. The effective batch stays what was asked for.
+
+A rung that turns out too large in training itself is put on record in a folder beside the rung, one file each, whose
+name says what was too large for what: the rules read the names, so the same command probes again, below that rung, and
+makes all runs of the stage again. Delete the folder to have its rungs tried once more, on a larger card, say.
+
+Nothing here imports torch at its top, since the rules import it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from os.path import commonprefix
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from arms.job.manifest import Job
+    from arms.training.trainer import Curves
+
+TOO_LARGE = "too_large"  # the folder of records, beside the rungs
+MESSAGES = (
+    "CUDA out of memory",  # torch's caching allocator, also as torch.cuda.OutOfMemoryError
+    "CUDA error: out of memory",  # the driver, for what torch does not allocate itself
+    "CUBLAS_STATUS_ALLOC_FAILED",  # the workspace of cuBLAS
+    "DefaultCPUAllocator: can't allocate memory",  # torch on a CPU, and next its words on other systems
+    "DefaultCPUAllocator: not enough memory",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory ran out, on a GPU or under a limit of the process.
+
+    bitsandbytes allocates through torch. Its own kernels print "Error out of memory at line ..." and end the process,
+    and its "cublasLt ran into an error!" has other causes too (cards without int8 matrix products): neither counts.
+    """
+    return isinstance(error, MemoryError) or any(message in str(error) for message in MESSAGES)
+
+
+def memory_key(settings: dict) -> str:
+    """What a record of "too large" holds for: everything that decides memory but the rung itself, as a short digest."""
+    decide = ("stage", "model", "precision", "lora", "start", "gradient_checkpointing", "gpus")
+    return sha256_bytes(canonical_json({name: settings.get(name) for name in decide}).encode())[:16]
+
+
+def recorded(folder: str | Path, key: str) -> list[list[int]]:
+    """[micro-batch size, longest row] of every rung on record as too large for `key`, below `folder`."""
+    paths = Path(folder, TOO_LARGE).glob(f"{key}-*-*.json")
+    return sorted([int(number) for number in path.stem.split("-")[1:]] for path in paths)
+
+
+def rungs(settings: dict) -> list[dict[str, int]]:
+    """Every rung from what was asked for downwards: micro_batch_size and max_length.
+
+    settings: batch_size, micro_batch_size, least_micro_batch_size, gpus (processes that share a batch) and
+    max_lengths, the lengths to try in turn. At each length the micro-batch shrinks first.
+    """
+    batch, gpus = settings["batch_size"], settings["gpus"]
+    sizes = range(settings["micro_batch_size"], settings["least_micro_batch_size"] - 1, -1)
+    return [
+        {"micro_batch_size": size, "max_length": length}
+        for length in settings["max_lengths"]
+        for size in sizes
+        if batch % (size * gpus) == 0
+    ]
+
+
+def is_known(rung: dict[str, int], too_large: list[list[int]]) -> bool:
+    """Whether a rung on record as too large asks for no more than `rung` does."""
+    return any(rung["micro_batch_size"] >= size and rung["max_length"] >= length for size, length in too_large)
+
+
+def worst_batches(rows: list[dict], size: int, forking: bool) -> list[dict]:
+    """Rows of the micro-batches that need the most memory among all that shuffling can make of `rows`.
+
+    Memory follows the padded batch (its longest row) and the completion tokens, whose logits are the widest tensors.
+    So: the longest row with those of the most completion tokens, and these alone. Returns 2 * size rows.
+    """
+
+    def extent(row: dict) -> tuple[int, int]:
+        sides = [row[name] for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in row]
+        scored, longest = sum(map(len, sides)), max(map(len, sides))
+        if forking and len(sides) == 2:  # a pair is one row, and what both sides begin with is in it once
+            longest = scored = scored - len(commonprefix(sides))
+        return len(row["prompt_ids"]) + longest, scored
+
+    dense = sorted(rows, key=lambda row: extent(row)[1], reverse=True)[:size]
+    longest = max(rows, key=extent)
+    return [longest, *[row for row in dense if row["id"] != longest["id"]][: size - 1], *dense]
+
+
+def add_rung_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag of the programs that train, or tokenise what is trained on."""
+    parser.add_argument(
+        "--rung",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="what fits (rule probe_memory), first for this stage; a further file may shorten the rows",
+    )
+
+
+def longest_row(paths: list[str], asked: int) -> int:
+    """Longest row that every one of the rungs allows; `asked` without a rung."""
+    return min([asked, *(read_json(path)["max_length"] for path in paths)])
+
+
+class Rung:
+    """What a training job trains on: the recipe's own micro-batch size and length, or the first rung that fits.
+
+    stage: "sft" or "dpo". Changes the recipe and max_length in `job.settings`, whose record in the manifest
+    (`job.identity`) stays as the configuration has it. UserError if the rung is on record as too large: a scheduler
+    that tries again must not burn a GPU's hours.
+    """
+
+    def __init__(self, job: Job, stage: str, paths: list[str]) -> None:
+        self.job, self.stage, self.paths = job, stage, paths
+        asked = job.settings
+        self.asked = {"micro_batch_size": asked[stage]["micro_batch_size"], "max_length": asked["max_length"]}
+        self.max_length = longest_row(paths, asked["max_length"])
+        found = read_json(paths[0]) if paths else asked[stage]
+        self.micro_batch_size = found["micro_batch_size"]
+        self.key = found["key"] if paths else None
+        job.settings = {
+            **asked,
+            "max_length": self.max_length,
+            stage: {**asked[stage], "micro_batch_size": self.micro_batch_size},
+        }
+        if paths and is_known(self.used(), recorded(Path(paths[0]).parent, self.key)):
+            raise UserError(
+                f"{self.record()}: micro-batches of {self.micro_batch_size} with rows of up to {self.max_length} "
+                "tokens ran out of memory before; run the same snakemake command again to go to the next rung"
+            )
+
+    def used(self) -> dict[str, int]:
+        """The rung."""
+        return {"micro_batch_size": self.micro_batch_size, "max_length": self.max_length}
+
+    def observed(self) -> dict[str, int]:
+        """What observed.json says of the rung: what is not as the recipe asked for."""
+        return {name: value for name, value in self.used().items() if value != self.asked[name]}
+
+    def inputs(self) -> dict[str, str]:
+        """The files that decided it, for the manifest."""
+        return {f"rung {Path(path).stem}": path for path in self.paths}
+
+    def digests(self) -> dict[str, str]:
+        """sha256 of these files: a checkpoint of another rung is of another training."""
+        return {name: sha256_file(path) for name, path in self.inputs().items()}
+
+    def record(self) -> Path:
+        """The file that says that this rung is too large."""
+        name = f"{self.key}-{self.micro_batch_size}-{self.max_length}.json"
+        return Path(self.paths[0]).parent / TOO_LARGE / name
+
+    @contextlib.contextmanager
+    def recording(self, curves: Curves) -> Iterator[None]:
+        """Turn running out of memory inside the block into a UserError, after putting it on record."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            message = f"{type(error).__name__}: {error}"[:500]
+        else:
+            return
+        step = len(curves.speed)
+        what = f"out of memory at step {step} with {self.stage}.micro_batch_size {self.micro_batch_size}"
+        if not self.paths:
+            raise UserError(f"{what}; lower it in the config ({message})")
+        facts = {"stage": self.stage, **self.used(), "step": step, "card": card(), "message": message}
+        write_json(self.record(), {**facts, "job": self.job.label})
+        raise UserError(
+            f"{what} and rows of up to {self.max_length} tokens on {card()}; recorded in {self.record()}. Run the same "
+            "snakemake command again: all arms then train on the next rung, from the start"
+        )
+
+
+@contextlib.contextmanager
+def naming_the_cure(key: str, size: int) -> Iterator[None]:
+    """Turn running out of memory inside the block into a UserError: lower `key` of the config, which is `size`."""
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        cure = "lower it" if size > 1 else "lower tokens.max_length, or set model.precision to nf4,"
+        raise UserError(
+            f"out of memory on {card()} with {key} {size}; {cure} in the config (`snakemake plan_memory` says what "
+            "each choice needs)"
+        ) from None
+
+
+def card() -> str:
+    """The device that memory ran out on, with its memory."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "a CPU"
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"

@@ -1,0 +1,180 @@
+"""DPO against a reference that is a table: TRL's DPOTrainer, with its live reference and its tokeniser taken out.
+
+On TRL 0.9.6, `ref_model=None` with a kept SFT adapter silently makes the base the reference, and
+`precompute_ref_log_probs` is ignored. Here the reference log-probabilities come with each pair, from the table that the
+rule `score_pairs` made, and nothing else can serve as a reference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+from trl import DPOTrainer
+
+from arms.job.files import UserError
+from arms.job.processes import DataParallel
+from arms.scoring.logps import pair_batch, pair_logps
+from arms.training.checkpoints import Resumable
+from arms.training.trainer import Curves, few_steps
+
+STEP0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+REFERENCE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
+
+
+class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
+    """DPOTrainer for pre-tokenised pairs that carry their reference log-probabilities.
+
+    Rows: id, prompt_ids, chosen_ids, rejected_ids, reference_chosen_logps, reference_rejected_logps (sums, in nats;
+    divided by the token count beforehand for IPO, whose loss in TRL is on means).
+    """
+
+    def __init__(self, *args, dtype: torch.dtype, forking: bool, **kwargs) -> None:
+        self.dtype, self.forking = dtype, forking
+        self._wants_reference = False
+        pad_id = kwargs["tokenizer"].pad_token_id
+        super().__init__(*args, data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
+        self.use_dpo_data_collator = True  # ours makes what concatenated_forward reads; TRL would warn at each step
+
+    def tokenize_row(self, feature, model=None):
+        """Nothing to add: the rows are ids that were made long before."""
+        return {}
+
+    @contextlib.contextmanager
+    def null_ref_context(self):
+        """TRL enters this only for the reference's forward pass; no adapter is switched, the table answers."""
+        self._wants_reference = True
+        try:
+            yield
+        finally:
+            self._wants_reference = False
+
+    def concatenated_forward(self, model, batch):
+        """(chosen log-probs, rejected log-probs, -, -, mean NLL of chosen): the policy's, or the table's."""
+        device = self.accelerator.device
+        if self._wants_reference:
+            chosen = batch["reference_chosen_logps"].to(device)
+            return chosen, batch["reference_rejected_logps"].to(device), chosen, chosen, chosen
+        chosen, rejected, chosen_tokens, rejected_tokens = pair_logps(model, batch["pairs"], self.forking, self.dtype)
+        nll = -chosen.sum() / chosen_tokens.sum()
+        if self.loss_type == "ipo":
+            chosen, rejected = chosen / chosen_tokens, rejected / rejected_tokens
+        return chosen, rejected, chosen, rejected, nll
+
+    def get_batch_loss_metrics(self, model, batch, train_eval="train"):
+        """TRL's loss and metrics, also kept per optimiser step."""
+        loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
+        self.curves.add(
+            self.state.global_step,
+            batch["id"],
+            batch["tokens"],
+            loss=loss.item(),
+            reward_chosen=metrics["rewards/chosen"].item(),
+            reward_rejected=metrics["rewards/rejected"].item(),
+            margin=metrics["rewards/margins"].item(),
+            reward_accuracy=metrics["rewards/accuracies"].item(),
+            logp_chosen=metrics["logps/chosen"].item(),
+            logp_rejected=metrics["logps/rejected"].item(),
+            chosen_drift=(metrics["logps/chosen"] - batch["reference_chosen_logps"].mean().cpu()).item(),
+        )
+        return loss, metrics
+
+
+def with_reference(pairs: list[dict], reference: dict[str, dict], loss_type: str) -> list[dict]:
+    """The pairs with their reference log-probabilities: sums, and for IPO, whose loss is on means, per token."""
+    rows = []
+    for pair in pairs:
+        row = dict(pair)
+        for side in ("chosen", "rejected"):
+            found = reference[pair["id"]]
+            length = found[f"{side}_tokens"] if loss_type == "ipo" else 1
+            row[f"reference_{side}_logps"] = found[f"{side}_logp"] / length
+        rows.append(row)
+    return rows
+
+
+def collate(rows: list[dict], pad_id: int, forking: bool) -> dict:
+    """One batch of pairs: their ids and tokens, and the reference log-probabilities that came with them."""
+    return {
+        "id": [row["id"] for row in rows],
+        "pairs": pair_batch(rows, pad_id, forking),
+        "tokens": sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows),
+        "reference_chosen_logps": torch.tensor([row["reference_chosen_logps"] for row in rows]),
+        "reference_rejected_logps": torch.tensor([row["reference_rejected_logps"] for row in rows]),
+    }
+
+
+def step0_loss(loss_type: str, beta: float, label_smoothing: float) -> float:
+    """The loss of a policy that equals its reference, in closed form: each loss of TRL 0.9.6 at log-ratios of zero.
+
+    Raises UserError for a loss without an entry here: a loss that cannot be checked is not offered. TRL's bco_pair is
+    not, since it shifts rewards by a running mean that no checkpoint holds.
+    """
+    smoothing = label_smoothing or 1e-3  # what TRL takes for exo_pair, whose loss has no value at 0
+    closed_form = {
+        "sigmoid": math.log(2),  # for any label smoothing, as in robust, aot and aot_pair
+        "robust": math.log(2),
+        "hinge": 1.0,
+        "ipo": (1 / (2 * beta)) ** 2,
+        "exo_pair": -math.log(2) - math.log(smoothing * (1 - smoothing)) / 2,
+        "nca_pair": 2 * math.log(2),
+        "sppo_hard": 2 * (1 / (2 * beta)) ** 2,
+        "aot": math.log(2),
+        "aot_pair": math.log(2),
+    }
+    if loss_type not in closed_form:
+        raise UserError(f"dpo.loss_type {loss_type!r} is not one of {', '.join(closed_form)}")
+    return closed_form[loss_type]
+
+
+def check_step0(trainer: TableDPOTrainer, pairs: int = 16) -> dict:
+    """Before the first update: does the policy agree with its reference table, and is the loss its closed form?
+
+    Looks at the first `pairs` training pairs. Raises UserError, which stops the run before any training; returns the
+    numbers for the manifest: loss, closed_form, loss_difference, reference_difference (largest, in nats).
+    """
+    size = trainer.args.per_device_train_batch_size
+    rows = list(trainer.train_dataset.select(range(min(pairs, len(trainer.train_dataset)))))
+    losses, differences = [], []
+    trainer.model.eval()
+    for start in range(0, len(rows), size):
+        batch = trainer._prepare_inputs(trainer.data_collator(rows[start : start + size]))
+        with torch.no_grad():
+            policy = trainer.concatenated_forward(trainer.model, batch)[:2]
+            with trainer.null_ref_context():
+                reference = trainer.concatenated_forward(trainer.model, batch)[:2]
+            losses.append(trainer.dpo_loss(*policy, *reference)[0])
+        differences += [(mine - theirs).abs().max().item() for mine, theirs in zip(policy, reference, strict=True)]
+    trainer.model.train()
+    loss = torch.cat(losses).mean().item()
+    expected = step0_loss(trainer.loss_type, trainer.beta, trainer.label_smoothing)
+    found = {
+        "loss": loss,
+        "closed_form": expected,
+        "loss_difference": abs(loss - expected),
+        "reference_difference": max(differences),
+        "pairs": len(rows),
+    }
+    loss_off = not found["loss_difference"] <= STEP0_TOLERANCE[trainer.dtype] * max(1.0, expected)
+    if loss_off or not found["reference_difference"] <= REFERENCE_TOLERANCE[trainer.dtype]:
+        raise UserError(
+            f"step-0 gate: before the first update the policy must equal its reference, but the loss is {loss:.6f} "
+            f"(a {trainer.loss_type} loss starts at {expected:.6f}) and log-probabilities differ from the reference "
+            f"table by up to {found['reference_difference']:.4f} nats. The table is of another policy than the one "
+            "that starts training (another adapter, seed, precision or data): delete it and run the same command again"
+        )
+    return found
+
+
+def check_moved(before: str, after: str, curves: Curves) -> dict:
+    """After training: did the adapter change, and did the margins move? UserError if not."""
+    margins = curves.frame()["margin"]
+    moved = float(margins.iloc[-1] - margins.iloc[0])
+    if before == after or moved == 0.0 or not math.isfinite(moved):
+        raise UserError(
+            "training left the policy where it was (adapter "
+            + ("unchanged" if before == after else "changed")
+            + f", margin moved by {moved}); {few_steps('dpo', len(curves.speed))}"
+        )
+    return {"adapter_moved": True, "margin_first": float(margins.iloc[0]), "margin_last": float(margins.iloc[-1])}

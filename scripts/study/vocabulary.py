@@ -1,0 +1,44 @@
+"""Every list of the study, once: arms, contrasts, metrics, figures, tables, data sets."""
+
+from __future__ import annotations
+
+# arm: how tables and figures call it
+ARMS = {"base": "base", "sft": "SFT", "sft_dpo": "SFT→DPO", "dpo_only": "DPO-only"}
+DPO_ARMS = ("sft_dpo", "dpo_only")
+
+# The 2 x 2 factorial (SFT yes/no x DPO yes/no); C7 asks whether DPO's gain depends on SFT.
+# contrast: (weights of the arms, short name, the question that it answers)
+CONTRASTS = {
+    "C1": ({"sft_dpo": 1, "sft": -1}, "SFT→DPO − SFT", "Does DPO help after SFT?"),
+    "C2": ({"sft_dpo": 1, "dpo_only": -1}, "SFT→DPO − DPO-only", "Does DPO need SFT first?"),
+    "C3": ({"dpo_only": 1, "base": -1}, "DPO-only − base", "Does DPO help without SFT?"),
+    "C4": ({"sft": 1, "base": -1}, "SFT − base", "Does SFT help?"),
+    "C5": ({"sft_dpo": 1, "base": -1}, "SFT→DPO − base", "Do both together help?"),
+    "C6": ({"sft": 1, "dpo_only": -1}, "SFT − DPO-only", "Is SFT better than DPO alone?"),
+    "C7": (
+        {"sft_dpo": 1, "sft": -1, "dpo_only": -1, "base": 1},
+        "DPO gain after SFT − alone",
+        "Does DPO gain more after SFT?",
+    ),
+}
+PRIMARY_CONTRASTS = ("C1", "C2", "C3")
+
+# metric: (kind, name in figures)
+METRICS = {
+    "pref_acc": ("binary", "Preference accuracy"),
+    "pass_rate": ("binary", "Graded pass rate"),
+    "logp_margin": ("continuous", "Log-probability margin"),
+}
+
+FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
+TABLES = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
+
+# data set of the token files: (key in the config's data section, kind of rows, the audit that must have passed)
+DATASETS = {
+    "sft": ("sft", "sft", "sft"),
+    "train_pairs": ("pairs", "pairs", "preferences"),
+    "heldout_pairs": ("heldout_pairs", "pairs", "heldout"),
+    "heldout_prompts": ("heldout_prompts", "prompts", "heldout"),
+}
+TRAINED = {"sft": "sft", "dpo": "train_pairs"}  # stage: the data set that it trains on
+AUDITS = ("sft", "preferences", "heldout")
