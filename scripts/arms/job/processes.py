@@ -6,8 +6,8 @@ before clipping, the adapter's gradients are averaged.
 
 Not DistributedDataParallel: it averages gradients only if its own `forward` was called, and our loss calls the model
 inside it (`arms.scoring.logps`). Not torchrun: at SIGTERM it ends with a traceback and exit code 1, and it cannot end
-all processes with one message. Random draws (LoRA dropout) differ between processes, so with dropout a run differs from one
-in another number of processes by more than rounding.
+all processes with one message. Random draws (LoRA dropout) differ between processes, so with dropout a run differs from
+one in another number of processes by more than rounding.
 
 Run with the gloo backend on CPUs; NCCL, which GPUs use, has not been run.
 """

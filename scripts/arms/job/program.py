@@ -1,4 +1,4 @@
-"""The command line of a rule's program. What the rule calls a file is its flag, its key in the manifest, and its name here."""
+"""The command line of a rule's program: what the rule calls a file is its flag, and its key in the manifest."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class JobParser(argparse.ArgumentParser):
     >>> parser.input("tokens", help="token ids of the pairs")
     >>> parser.output("table", help="their log-probabilities")
     >>> args = parser.parse_args(
-    ...     ["--job", '{"rule": "score_pairs"}', "--manifest", "m.json", "--tokens", "t.parquet", "--table", "l.parquet"]
+    ...     ["--job", '{"rule": "score_pairs"}', "--manifest", "m.json", "--tokens", "a", "--table", "b"]
     ... )
     >>> args.inputs, args.outputs
-    ({'tokens': 't.parquet'}, {'table': 'l.parquet'})
+    ({'tokens': 'a'}, {'table': 'b'})
     """
 
     def __init__(self, doc: str | None) -> None:
