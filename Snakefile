@@ -1,46 +1,57 @@
 """sft-vs-dpo: does DPO help, and does it need SFT first?
 
 Four arms of one base model (base, sft, sft_dpo, dpo_only), one training run per seed, paired statistics.
-Read the files below in order: each is one stage of the experiment.
+Read the files below in order: each is one stage of the experiment. ARCHITECTURE.md draws the whole.
 """
 
-from snakemake.utils import min_version
+import json
+import sys
+from pathlib import Path
 
-min_version("9.27.1")
+# not workflow.source_path, which copies single files: the programs need their packages beside them
+HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).absolute()
+sys.path.insert(0, str(HOME / "scripts"))
+
+from study.command import RUN, RUN_ON_THREADS, SHOW
+from study.engine import Engine
+from study.vocabulary import AUDITS, DATASETS, FIGURES, METRICS, TABLES, TRAINED
+
+if not workflow.overwrite_configfiles:
+
+    configfile: str(HOME / "config" / "config.yaml")
 
 
-include: "rules/guard.smk"
-include: "rules/config.smk"
-include: "rules/common.smk"
-include: "rules/cluster.smk"
-include: "rules/ladder.smk"
+engine = Engine(workflow, config, HOME)  # checks the configuration, and is all that reaches into Snakemake
+study, settings, ladder, resources = engine.study, engine.settings, engine.ladder, engine.resources
+program, source = engine.program, engine.program.source
+config.update(study.config)  # defaults filled in
 
 
 pathvars:
-    results=f"results/{config['study']}",
-    logs=f"results/{config['study']}/logs",
-    benchmarks=f"results/{config['study']}/benchmarks",
+    results=study.results,
+    logs=f"{study.results}/logs",
+    benchmarks=f"{study.results}/benchmarks",
 
 
 wildcard_constraints:
-    run=f"base|sft-seed[0-9]+|(sft_dpo|dpo_only)({'|'.join(map(re.escape, RECIPES))})-seed[0-9]+",
-    arm="sft_dpo|dpo_only",
-    variant=f"(?:{'|'.join(map(re.escape, RECIPES))})",  # "" for the study's own recipe
-    seed="[0-9]+",
-    split="train|heldout",
-    stage="sft|dpo",
-    dataset="sft|train_pairs|heldout_pairs|heldout_prompts",
+    **study.wildcards,
 
 
 localrules:
     all,
+    fetch_model,
+    plan_memory,
+    freeze_plan,
+    verify,
+    crate,
+    check_login,
+    doctor,
 
 
 rule all:
-    """The report, and the weights (kept whole even if somebody cleaned them away)."""
+    """The report, and the weights."""
     input:
-        "<results>/report.html",
-        "<results>/model/weights",
+        study.targets,
 
 
 include: "rules/model.smk"
@@ -52,4 +63,14 @@ include: "rules/statistics.smk"
 include: "rules/report.smk"
 include: "rules/provenance.smk"
 include: "rules/doctor.smk"
-include: "rules/start.smk"
+
+
+engine.distrust_unrecorded()
+
+
+onstart:
+    engine.before_jobs()
+
+
+onsuccess:
+    engine.after_success()

@@ -1,8 +1,8 @@
 """The data: checked as text, then turned into token ids once for all arms.
 
-Each check owns its files and sees the others only to find leakage: these are `ancient`, since another held-out prompt
-is no reason to train again. Whichever file changes, its own check compares it with the others before anything is made
-from it.
+Each check owns its files and sees the others only to find leakage, and held-out prompts that nobody could grade: these
+are `ancient`, since another held-out prompt is no reason to train again. Whichever file changes, its own check compares
+it with the others before anything is made from it. The checks run where the graders are.
 """
 
 
@@ -12,7 +12,6 @@ rule check_sft:
         sft=config["data"]["sft"],
         heldout_pairs=ancient(config["data"]["heldout_pairs"]),
         heldout_prompts=ancient(config["data"]["heldout_prompts"]),
-        env="envs/stats.yaml",
     output:
         audit="<results>/data/sft.audit.json",
         manifest="<results>/data/sft.manifest.json",
@@ -21,19 +20,11 @@ rule check_sft:
     benchmark:
         "<benchmarks>/check_sft.tsv"
     conda:
-        "../envs/stats.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
+        "../envs/grade.yaml"
     params:
-        job=job("check_sft", {}),
-        program=program("check_sft", "stats"),
+        **program("check_sft", "grade", {}),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --sft {input.sft:q} --heldout-pairs {input.heldout_pairs:q} --heldout-prompts {input.heldout_prompts:q} \
-            --audit {output.audit:q} 2>&1 | tee {log:q}
-        """
+        RUN
 
 
 rule check_preferences:
@@ -42,7 +33,6 @@ rule check_preferences:
         pairs=config["data"]["pairs"],
         heldout_pairs=ancient(config["data"]["heldout_pairs"]),
         heldout_prompts=ancient(config["data"]["heldout_prompts"]),
-        env="envs/stats.yaml",
     output:
         audit="<results>/data/preferences.audit.json",
         manifest="<results>/data/preferences.manifest.json",
@@ -51,19 +41,11 @@ rule check_preferences:
     benchmark:
         "<benchmarks>/check_preferences.tsv"
     conda:
-        "../envs/stats.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
+        "../envs/grade.yaml"
     params:
-        job=job("check_preferences", {}),
-        program=program("check_preferences", "stats"),
+        **program("check_preferences", "grade", {}),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --pairs {input.pairs:q} --heldout-pairs {input.heldout_pairs:q} \
-            --heldout-prompts {input.heldout_prompts:q} --audit {output.audit:q} 2>&1 | tee {log:q}
-        """
+        RUN
 
 
 rule check_heldout:
@@ -73,7 +55,6 @@ rule check_heldout:
         pairs=ancient(config["data"]["pairs"]),
         heldout_pairs=config["data"]["heldout_pairs"],
         heldout_prompts=config["data"]["heldout_prompts"],
-        env="envs/stats.yaml",
     output:
         audit="<results>/data/heldout.audit.json",
         prompts="<results>/data/prompts.parquet",
@@ -83,20 +64,11 @@ rule check_heldout:
     benchmark:
         "<benchmarks>/check_heldout.tsv"
     conda:
-        "../envs/stats.yaml"
-    resources:
-        mem_mb=2000,
-        runtime=30,
+        "../envs/grade.yaml"
     params:
-        job=job("check_heldout", {}),
-        program=program("check_heldout", "stats"),
+        **program("check_heldout", "grade", {}),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --sft {input.sft:q} --pairs {input.pairs:q} --heldout-pairs {input.heldout_pairs:q} \
-            --heldout-prompts {input.heldout_prompts:q} --audit {output.audit:q} --prompts {output.prompts:q} \
-            2>&1 | tee {log:q}
-        """
+        RUN
 
 
 rule tokenize_data:
@@ -104,9 +76,8 @@ rule tokenize_data:
     input:
         model="<results>/model/model.json",
         data=lambda wildcards: config["data"][DATASETS[wildcards.dataset][0]],
-        audit=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset][2]}.audit.json",
-        rung=token_rungs,
-        env="envs/train.yaml",
+        gates=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset][2]}.audit.json",
+        rung=lambda wildcards: ladder.token_rungs(wildcards.dataset),
     output:
         tokens="<results>/tokens/{dataset}.parquet",
         audit="<results>/tokens/{dataset}.audit.json",
@@ -118,16 +89,10 @@ rule tokenize_data:
     conda:
         "../envs/train.yaml"
     resources:
-        mem_mb=2000,
         runtime=60,
     params:
-        job=job("tokenize_data", token_settings),
-        program=program("tokenize_data", "train"),
-        kind=lambda wildcards, input: DATASETS[wildcards.dataset][1],
-        rung=rung_flag,
+        **program(
+            "tokenize_data", "train", settings.tokens, kind=lambda wildcards, output: DATASETS[wildcards.dataset][1]
+        ),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --gates {input.audit:q} --model {input.model:q} --data {input.data:q} --kind {params.kind:q} \
-            {params.rung:q} --output {output.tokens:q} --audit {output.audit:q} 2>&1 | tee {log:q}
-        """
+        RUN

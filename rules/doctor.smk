@@ -6,58 +6,41 @@ First what the login node can tell, before anything is submitted; then one short
 DOCTOR = f".snakemake/doctor/{config['study']}"
 NODE = {
     "model": json.dumps(config["model"], sort_keys=True),
-    "weights": f"results/{config['study']}/model/weights",
-    "cpu": config["cpu_instructions"],
+    "weights": f"{study.results}/model/weights",
+    "cpu_instructions": config["cpu_instructions"],
+    "lock": source("envs/train.yaml"),
 }
 
 
 rule check_login:
     """What the machine that starts the study can tell: scheduler, partitions, account, limits, files, the model."""
-    input:
-        env="envs/train.yaml",
     output:
         found=f"{DOCTOR}/login.json",
     log:
         f"{DOCTOR}/login.log",
     retries: 0
-    localrule: True
     conda:
         "../envs/train.yaml"
     params:
-        program=program("check_login", "train"),
-        model=NODE["model"],
-        asked=lambda wildcards, output: json.dumps(asked_of_scheduler() if runs_on_slurm() else {}),
+        **program("check_login", "train", model=NODE["model"], asked=engine.asked),
     shell:
-        r"""
-        {params.program} --model {params.model:q} --asked {params.asked:q} --output {output.found:q} 2>&1 | tee {log:q}
-        """
+        SHOW
 
 
 rule check_node:
     """What a node tells: does it see this folder and the model, do environment, GPU and bitsandbytes work there?"""
     input:
         login=f"{DOCTOR}/login.json",
-        env="envs/train.yaml",
     output:
         found=f"{DOCTOR}/cpu.json",
     log:
         f"{DOCTOR}/cpu.log",
     conda:
         "../envs/train.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=10,
     params:
-        **NODE,
-        program=program("check_node", "train"),
-        kind="cpu",
-        gpus=0,
+        **program("check_node", "train", kind="cpu", gpus=0, **NODE),
     shell:
-        r"""
-        {params.program} --login {input.login:q} --lock {input.env:q} --kind {params.kind:q} --gpus {params.gpus:q} \
-            --model {params.model:q} --weights {params.weights:q} --cpu-instructions {params.cpu:q} \
-            --output {output.found:q} 2>&1 | tee {log:q}
-        """
+        SHOW
 
 
 if config["gpus"]:
@@ -69,12 +52,9 @@ if config["gpus"]:
             f"{DOCTOR}/gpu.log",
         threads: config["threads"]
         resources:
-            **{**model_resources(config["gpus"]), "runtime": 10},
+            **resources.of_model(config["gpus"]),
         params:
-            **NODE,
-            program=program("check_node", "train"),
-            kind="gpu",
-            gpus=config["gpus"],
+            command=command("check_node", "train", kind="gpu", gpus=config["gpus"], **NODE),
 
 
 rule doctor:
@@ -82,16 +62,12 @@ rule doctor:
     input:
         login=f"{DOCTOR}/login.json",
         nodes=expand(f"{DOCTOR}/{{kind}}.json", kind=["cpu", "gpu"] if config["gpus"] else ["cpu"]),
-        env="envs/train.yaml",
     log:
         f"{DOCTOR}/doctor.log",
     retries: 0
-    localrule: True
     conda:
         "../envs/train.yaml"
     params:
-        program=program("doctor", "train"),
+        **program("doctor", "train"),
     shell:
-        r"""
-        {params.program} {input.login:q} {input.nodes:q} 2>&1 | tee {log:q}
-        """
+        SHOW

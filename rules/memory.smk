@@ -8,7 +8,6 @@ rule plan_memory:
     """Predict the memory of every stage; a study that does not fit gpu_memory_gb stops here, with the cheapest cure."""
     input:
         model="<results>/model/model.json",
-        env="envs/train.yaml",
     output:
         plan="<results>/memory/plan.json",
         manifest="<results>/memory/plan.manifest.json",
@@ -17,31 +16,12 @@ rule plan_memory:
     benchmark:
         "<benchmarks>/plan_memory.tsv"
     retries: 0
-    localrule: True
     conda:
         "../envs/train.yaml"
-    resources:
-        mem_mb=4000,
-        runtime=30,
     params:
-        job=job(
-            "plan_memory",
-            {
-                "precision": config["model"]["precision"],
-                "max_length": config["tokens"]["max_length"],
-                "lora": config["lora"],
-                "start": config["sft_dpo"]["start"],
-                "gpu_memory_gb": config["gpu_memory_gb"],
-                "device": "cuda" if config["gpus"] or config["gpu_memory_gb"] else "cpu",
-                "stages": planned_stages(),
-            },
-        ),
-        program=program("plan_memory", "train"),
+        **program("plan_memory", "train", settings.memory_plan()),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --model {input.model:q} --output {output.plan:q} 2>&1 | tee {log:q}
-        """
+        RUN
 
 
 rule probe_memory:
@@ -49,9 +29,10 @@ rule probe_memory:
     input:
         model="<results>/model/model.json",
         data=lambda wildcards: config["data"][DATASETS[TRAINED[wildcards.stage]][0]],
-        audit=lambda wildcards: f"<results>/data/{DATASETS[TRAINED[wildcards.stage]][2]}.audit.json",
-        plan="<results>/memory/plan.json",
-        env="envs/train.yaml",
+        gates=lambda wildcards: [
+            f"<results>/data/{DATASETS[TRAINED[wildcards.stage]][2]}.audit.json",
+            "<results>/memory/plan.json",
+        ],
     output:
         rung="<results>/memory/{stage}{variant}.json",
         manifest="<results>/memory/{stage}{variant}.manifest.json",
@@ -63,13 +44,8 @@ rule probe_memory:
         "../envs/train.yaml"
     threads: config["threads"]
     resources:
-        **model_resources(1),
+        **resources.of_model(1),
     params:
-        job=job("probe_memory", probe_settings),
-        program=program("probe_memory", "train"),
+        **program("probe_memory", "train", settings.probe),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --gates {input.audit:q} {input.plan:q} --model {input.model:q} --data {input.data:q} --threads {threads} \
-            --rung {output.rung:q} 2>&1 | tee {log:q}
-        """
+        RUN_ON_THREADS

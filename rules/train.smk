@@ -1,13 +1,17 @@
 """SFT, then DPO from SFT and DPO from the base: one job per arm, seed and (for DPO) variant of the recipe."""
 
+SAVING = {
+    "checkpoints": lambda wildcards, output: Path(output.observed).parent / "checkpoints",
+    "checkpoint_minutes": config["checkpoint_minutes"],
+}
+
 
 rule train_sft:
     """Fine-tune a fresh adapter on the SFT rows."""
     input:
         model="<results>/model/model.json",
         tokens="<results>/tokens/sft.parquet",
-        rung=training_rungs("sft"),
-        env="envs/train.yaml",
+        rung=ladder.training_rungs("sft"),
     output:
         adapter="<results>/sft-seed{seed}/adapter/arm.json",
         weights="<results>/sft-seed{seed}/adapter/adapter_model.safetensors",
@@ -22,32 +26,23 @@ rule train_sft:
         "<benchmarks>/train_sft/seed{seed}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: config["threads"] * PROCESSES
+    threads: config["threads"] * resources.processes
     resources:
-        **model_resources(config["gpus"]),
+        **resources.of_model(config["gpus"]),
     params:
-        job=job("train_sft", sft_settings),
-        program=program("train_sft", "train"),
-        rung=rung_flag,
-        flags=training_flags,
+        **program("train_sft", "train", settings.training(sft=config["sft"]), processes=resources.processes, **SAVING),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --model {input.model:q} --tokens {input.tokens:q} {params.rung:q} --threads {threads} {params.flags:q} \
-            --adapter {output.adapter:q} --curves {output.curves:q} --speed {output.speed:q} \
-            --observed {output.observed:q} 2>&1 | tee {log:q}
-        """
+        RUN_ON_THREADS
 
 
 rule train_dpo:
     """Preference optimisation against the reference table, from SFT (sft_dpo) or from the base (dpo_only)."""
     input:
         model="<results>/model/model.json",
+        start=lambda wildcards: study.adapter(study.parent(wildcards)),
         tokens="<results>/tokens/train_pairs.parquet",
-        adapter=adapter_of,
-        reference=lambda wildcards: f"<results>/{parent(wildcards)}/train_logps.parquet",
-        rung=lambda wildcards: training_rungs("dpo", wildcards.variant),
-        env="envs/train.yaml",
+        reference=lambda wildcards: f"<results>/{study.parent(wildcards)}/train_logps.parquet",
+        rung=lambda wildcards: ladder.training_rungs("dpo", wildcards.variant),
     output:
         adapter="<results>/{arm}{variant}-seed{seed}/adapter/arm.json",
         weights="<results>/{arm}{variant}-seed{seed}/adapter/adapter_model.safetensors",
@@ -62,29 +57,19 @@ rule train_dpo:
         "<benchmarks>/train_dpo/{arm}{variant}-seed{seed}.tsv"
     conda:
         "../envs/train.yaml"
-    threads: config["threads"] * PROCESSES
+    threads: config["threads"] * resources.processes
     resources:
-        **model_resources(config["gpus"]),
+        **resources.of_model(config["gpus"]),
     params:
-        job=job("train_dpo", dpo_settings),
-        program=program("train_dpo", "train"),
-        start=adapter_flag("--start"),
-        rung=rung_flag,
-        flags=training_flags,
+        **program("train_dpo", "train", settings.dpo, processes=resources.processes, **SAVING),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --model {input.model:q} {params.start:q} --tokens {input.tokens:q} --reference {input.reference:q} \
-            {params.rung:q} --threads {threads} {params.flags:q} --adapter {output.adapter:q} --curves {output.curves:q} \
-            --speed {output.speed:q} --observed {output.observed:q} 2>&1 | tee {log:q}
-        """
+        RUN_ON_THREADS
 
 
 rule check_parity:
     """Prove from what was observed that the arms of one recipe differ in nothing but where they start."""
     input:
-        observed=lambda wildcards: expand("<results>/{run}/observed.json", run=runs(wildcards.variant)[1:]),
-        env="envs/stats.yaml",
+        observed=lambda wildcards: expand("<results>/{run}/observed.json", run=study.trained(wildcards.variant)),
     output:
         parity="<results>/parity{variant}.json",
         manifest="<results>/parity{variant}.manifest.json",
@@ -94,14 +79,7 @@ rule check_parity:
         "<benchmarks>/check_parity{variant}.tsv"
     conda:
         "../envs/stats.yaml"
-    resources:
-        mem_mb=1000,
-        runtime=10,
     params:
-        job=job("check_parity", {}),
-        program=program("check_parity", "stats"),
+        **program("check_parity", "stats", {}),
     shell:
-        r"""
-        {params.program} --job {params.job:q} --lock {input.env:q} --manifest {output.manifest:q} \
-            --observed {input.observed:q} --parity {output.parity:q} 2>&1 | tee {log:q}
-        """
+        RUN

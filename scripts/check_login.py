@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=json.loads, required=True, help="the config's model section, JSON")
     parser.add_argument("--asked", type=json.loads, required=True, help="kind of job -> attempt -> resources, JSON")
-    parser.add_argument("--output", required=True, help="what was found, JSON")
+    parser.add_argument("--found", required=True, help="output: what was found, JSON")
     args = parser.parse_args()
 
     found = Findings(f"this machine ({platform.node()})")
@@ -58,7 +58,7 @@ def main() -> None:
         raise UserError(
             "the study would fail; mend what is marked FAIL and run the doctor again. Nothing was submitted"
         )
-    found.write(args.output, folder=os.getcwd(), written=time.time())
+    found.write(args.found, folder=os.getcwd(), written=time.time())
 
 
 def folder_findings(found: Findings) -> None:

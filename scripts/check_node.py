@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--model", type=json.loads, required=True, help="the config's model section, JSON")
     parser.add_argument("--weights", type=Path, required=True, help="folder of the model once it was fetched")
     parser.add_argument("--cpu-instructions", required=True, help="the config's cpu_instructions")
-    parser.add_argument("--output", required=True, help="what was found, JSON")
+    parser.add_argument("--found", required=True, help="output: what was found, JSON")
     args = parser.parse_args()
 
     job = os.environ.get("SLURM_JOB_ID")
@@ -66,7 +66,7 @@ def main() -> None:
     else:
         model_findings(args.model, found, node=True)
     print(found.text(), flush=True)
-    found.write(args.output)
+    found.write(args.found)
 
 
 def lock_findings(alive: Path, found: Findings) -> None:

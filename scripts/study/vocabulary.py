@@ -42,3 +42,4 @@ DATASETS = {
 }
 TRAINED = {"sft": "sft", "dpo": "train_pairs"}  # stage: the data set that it trains on
 AUDITS = ("sft", "preferences", "heldout")
+DATA_FILES = ("sft", "pairs", "heldout_pairs", "heldout_prompts")  # keys of the config's data section

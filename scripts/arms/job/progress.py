@@ -42,7 +42,7 @@ class Progress:
     """The checkpoints of one job, in `folder`.
 
     They outlive the job: a scheduler may call it failed after its end, and its results are then deleted. The workflow
-    removes them when all is done (rules/start.smk).
+    removes them when all is done (study/engine.py).
 
     minutes: how often to save; 0 saves at every safe place. inputs: name -> sha256 of what the job reads.
     """

@@ -1,7 +1,7 @@
 """The CPU: how many threads, and which instructions the libraries may use.
 
 Libraries choose their code by the processor, and sums in another order have other last bits, which training amplifies.
-rules/config.smk sets the variables below before a job's Python starts (the libraries read them when they are loaded).
+study/engine.py sets the variables below before a job's Python starts (the libraries read them when they are loaded).
 """
 
 from __future__ import annotations

@@ -1,0 +1,213 @@
+"""The configuration: what the schema does not know is refused, what was left out is filled in.
+
+`load` reads and checks; it changes neither its argument nor anything outside.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import itertools
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+from study.runs import Run
+from study.vocabulary import DATA_FILES, DATASETS, DPO_ARMS, TRAINED
+
+
+class ConfigError(Exception):
+    """What is wrong with a configuration, in the user's words: file, key, cure."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked configuration.
+
+    config: every key of config/schema.yaml, defaults filled in; its `dpo` is the study's own recipe. recipes: each DPO
+    recipe that the configuration asks for, by its label; the first, "", is the study's own.
+    """
+
+    config: dict
+    recipes: dict[str, dict]
+
+    @property
+    def results(self) -> str:
+        """The folder of everything that the study makes."""
+        return f"results/{self.config['study']}"
+
+    @property
+    def targets(self) -> list[str]:
+        """What rule all asks for: the report, and the weights (kept whole even if somebody cleaned them away)."""
+        return [f"{self.results}/report.html", f"{self.results}/model/weights"]
+
+    @property
+    def starts(self) -> list[str]:
+        """The runs that DPO starts from, which are its references."""
+        return ["base", *(str(Run("sft", "", seed)) for seed in self.config["seeds"])]
+
+    def dpo_runs(self, variant: str = "") -> list[str]:
+        """The runs of both DPO arms with one recipe."""
+        return [str(Run(arm, variant, seed)) for arm in DPO_ARMS for seed in self.config["seeds"]]
+
+    def runs(self, variant: str = "") -> list[str]:
+        """The runs that one recipe's statistics compare."""
+        return self.starts + self.dpo_runs(variant)
+
+    def trained(self, variant: str = "") -> list[str]:
+        """Those of them that were trained."""
+        return self.runs(variant)[1:]
+
+    def parent(self, wildcards) -> str:
+        """The run whose policy an arm's DPO starts from, and which is its reference."""
+        return str(Run(wildcards.arm, wildcards.variant, int(wildcards.seed)).parent)
+
+    def adapter(self, run: str) -> list[str]:
+        """arm.json of a run's adapter; the base has none."""
+        return [] if run == "base" else [f"<results>/{run}/adapter/arm.json"]
+
+    @property
+    def wildcards(self) -> dict[str, str]:
+        """What each wildcard of the rules may be, as regular expressions. variant is "" for the study's own recipe."""
+        variant = f"(?:{'|'.join(map(re.escape, self.recipes))})"
+        return {
+            "run": f"base|sft-seed[0-9]+|(?:{'|'.join(DPO_ARMS)}){variant}-seed[0-9]+",
+            "arm": "|".join(DPO_ARMS),
+            "variant": variant,
+            "seed": "[0-9]+",
+            "split": "train|heldout",
+            "stage": "|".join(TRAINED),
+            "dataset": "|".join(DATASETS),
+        }
+
+
+def load(config: dict, schema: str | Path, *, where: str = "the configuration", home: str | Path = ".") -> Study:
+    """The study that a configuration asks for.
+
+    schema: path of config/schema.yaml. where: how messages call the configuration. home: the repository, in which data
+    files are looked for that the working directory does not have. Raises ConfigError on the first thing that is wrong.
+    """
+    rules = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
+    try:
+        asked = config.get("dpo") if isinstance(config.get("dpo"), dict) else {}
+        if any(value == [] for value in asked.values()):
+            raise ConfigError("dpo: an empty list stands for no recipe; give it a value")
+        checked = {
+            label: _checked({**config, "dpo": recipe} if asked else config, rules, home)
+            for label, recipe in _variants(asked).items()
+        }
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return Study(checked[""], {label: found["dpo"] for label, found in checked.items()})
+
+
+def _variants(recipe: dict) -> dict[str, dict]:
+    """The DPO recipes that a configuration asks for, by label: lists make every combination, the first is "".
+
+    Another variant's label names what differs from the first, such as "-beta~0.3", and becomes part of its paths.
+    """
+    lists = {key: value if isinstance(value, list) else [value] for key, value in sorted(recipe.items())}
+    first = {key: values[0] for key, values in lists.items()}
+    found = {}
+    for values in itertools.product(*lists.values()):
+        chosen = dict(zip(lists, values, strict=True))
+        found["".join(f"-{key}~{value}" for key, value in chosen.items() if value != first[key])] = chosen
+    return found
+
+
+def _checked(config: dict, schema: dict, home: str | Path) -> dict:
+    """A copy of one recipe's configuration with defaults; ConfigError on the first thing that is wrong with it."""
+    errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
+    for error in sorted(errors, key=lambda error: len(error.path)):
+        raise ConfigError(_complaint(error))
+    filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
+    filled["data"] |= {name: _data_file(name, filled["data"][name], home) for name in DATA_FILES}
+    for stage in ("sft", "dpo"):
+        _check_batches(filled, stage)
+    _check_loss(filled["dpo"])
+    _check_lengths(filled)
+    if filled["model"]["precision"] in ("int8", "nf4") and not filled["gpus"]:
+        raise ConfigError(f"model.precision {filled['model']['precision']} needs gpus: 1")
+    return filled
+
+
+def _complaint(error: jsonschema.ValidationError) -> str:
+    """One schema error in the user's words: key, what is wrong, the cure."""
+    key = ".".join(map(str, error.absolute_path))
+    if error.validator == "additionalProperties" and "properties" in error.schema:
+        unknown = [name for name in error.instance if name not in error.schema["properties"]]
+        close = difflib.get_close_matches(unknown[0], error.schema["properties"], n=1)
+        known = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(error.schema['properties'])}"
+        return f"unknown key {'.'.join([key, unknown[0]]).strip('.')!r}; {known}"
+    if error.validator == "type" and isinstance(error.instance, str) and "number" in str(error.schema.get("type")):
+        try:
+            number = float(error.instance)
+        except ValueError:
+            pass
+        else:
+            return f"{key}: {error.instance!r} is text to YAML, not a number; write {number:.6e}".replace("000e", "e")
+    if error.validator == "required":
+        missing = [name for name in error.validator_value if name not in error.instance]
+        return f"{f'{key}.' if key else ''}{missing[0]} is missing; add it (config/README.md describes every key)"
+    return f"{key}: {error.message}; {error.schema.get('description', 'see config/README.md')}"
+
+
+def _filled(value: dict, schema: dict, definitions: dict) -> dict:
+    """`value` with the schema's defaults for every key that it lacks, in place, depth first."""
+    for name, entry in schema.get("properties", {}).items():
+        if "$ref" in entry:
+            entry = {**definitions[entry["$ref"].rpartition("/")[2]], **entry}
+        if "default" in entry:
+            value.setdefault(name, copy.deepcopy(entry["default"]))
+        if isinstance(value.get(name), dict):
+            _filled(value[name], entry, definitions)
+    return value
+
+
+def _data_file(name: str, path: str, home: str | Path) -> str:
+    """A data file's path as it is, or in the repository where only that has it; ConfigError if there is none."""
+    for found in (path, os.path.join(home, path)):
+        if os.path.isfile(found):
+            return found
+    raise ConfigError(f"data.{name}: no such file: {path} (relative to {os.getcwd()})")
+
+
+def _check_batches(config: dict, stage: str) -> None:
+    rows, micro, gpus = config[stage]["batch_size"], config[stage]["micro_batch_size"], max(1, config["gpus"])
+    if rows % (micro * gpus):
+        several = f"gpus ({gpus}) times " if gpus > 1 else ""  # a step's micro-batches are dealt out
+        raise ConfigError(
+            f"{several}{stage}.micro_batch_size ({micro}) must divide {stage}.batch_size ({rows}); "
+            + ("lower one of the first two" if gpus > 1 else "change one of them")
+        )
+
+
+def _check_loss(dpo: dict) -> None:
+    loss_type = dpo["loss_type"]
+    if sorts_a_batch(dpo) and dpo["batch_size"] != dpo["micro_batch_size"]:
+        raise ConfigError(
+            f"dpo.loss_type {loss_type} sorts the pairs of one forward pass, so dpo.micro_batch_size must "
+            "equal dpo.batch_size"
+        )
+    if dpo["label_smoothing"] and loss_type in ("hinge", "ipo", "nca_pair", "sppo_hard"):
+        raise ConfigError(f"dpo.label_smoothing has no effect on dpo.loss_type {loss_type}; remove one of them")
+
+
+def _check_lengths(config: dict) -> None:
+    shorter = [config["tokens"]["max_length"], *config["out_of_memory"]["max_length"]]
+    if shorter != sorted(set(shorter), reverse=True):
+        raise ConfigError("out_of_memory.max_length must be lengths below tokens.max_length, each below the one before")
+    if shorter[1:] and config["tokens"]["on_overlong"] == "error":
+        raise ConfigError(
+            "out_of_memory.max_length shortens rows, which tokens.on_overlong: error forbids; "
+            "set it to drop or truncate, or remove out_of_memory.max_length"
+        )
+
+
+def sorts_a_batch(recipe: dict) -> bool:
+    """Whether the loss compares the pairs of one forward pass, which then must be a whole batch."""
+    return recipe.get("loss_type", "").startswith("aot")

@@ -1,0 +1,198 @@
+"""Everything that reaches into Snakemake's inside, at one place: it is written for one version, which is asserted.
+
+Each reach says why the public interface does not do. tests/workflow/test_engine.py tries each on the pinned version.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib.metadata
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from snakemake.cli import parse_args
+from snakemake.exceptions import WorkflowError
+from snakemake.io import is_flagged
+from snakemake.iocontainers import Wildcards
+from snakemake.logging import logger
+from snakemake.shell import shell
+
+from study import command, environment, slurm
+from study.config import ConfigError, load
+from study.instructions import INSTRUCTIONS
+from study.ladder import Ladder
+from study.resources import PARTITION, Resources
+from study.settings import Settings
+
+SNAKEMAKE = "9.27.1"
+READ_ONLY = {"verify", "plan_memory"}  # targets that read, or predict: they need no --cores
+ENVIRONMENTS = ("train", "grade", "stats", "provenance")
+
+
+@contextlib.contextmanager
+def in_words():
+    """Turn a ConfigError inside the block into the error that Snakemake prints without a traceback."""
+    try:
+        yield
+    except ConfigError as error:
+        raise WorkflowError(str(error)) from None
+
+
+class Engine:
+    """A study inside a Snakemake workflow: what the rules ask for, and what happens before and after the jobs."""
+
+    def __init__(self, workflow, config: dict, home: Path) -> None:
+        self.workflow, self.home = workflow, home
+        environment.clean(os.environ)
+        with in_words():
+            where = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
+            self.study = load(config, home / "config" / "schema.yaml", where=where, home=home)
+            self.require_version("snakemake", SNAKEMAKE)
+            os.environ.setdefault(PARTITION, "")
+            self.resources = Resources(self.study.config, os.environ)
+        self.ladder = Ladder(self.study)
+        self.settings = Settings(self.study, self.ladder)
+        os.environ.update(environment.of_study(self.study.config, INSTRUCTIONS))
+        # `deployment_settings` is what --sdm says; no public name tells a Snakefile.
+        self.uses_conda = "conda" in {one.name.lower() for one in workflow.deployment_settings.deployment_method}
+        self.program = command.Programs(home, self.uses_conda)
+        self.version = importlib.metadata.version("snakemake")
+        shell.prefix(command.SHELL_PREFIX)
+        self.alone = False
+        if workflow.is_main_process:  # not one of the Snakemakes that run a single job of it
+            self.alive = environment.Alive(Path(".snakemake"))
+            self.alone = self.alive.alone
+            self.spare_cores()
+
+    def require_version(self, package: str, version: str) -> None:
+        """WorkflowError if a package whose inside is reached is not of the version that this was written for."""
+        found = importlib.metadata.version(package)
+        if found != version:
+            message = f"{package} {found} is installed, and this workflow reaches into the inside of {version}"
+            if not self.study.config["allow_off_lock"]:
+                raise WorkflowError(
+                    f"{message}: use .envs/driver/bin/snakemake (`make setup` installs it), or set allow_off_lock: true"
+                )
+            logger.warning(f"{message}; allowed by allow_off_lock")
+
+    def spare_cores(self) -> None:
+        """Let a command whose every target only reads run without --cores.
+
+        Snakemake asks for --cores after it has read the Snakefile, and tells a Snakefile no targets: its own parser of
+        the command line does.
+        """
+        asked = self.workflow.resource_settings
+        if asked.cores is asked.nodes is None and READ_ONLY.intersection(sys.argv):
+            targets = parse_args(sys.argv[1:])[1].targets
+            if READ_ONLY.issuperset(targets):
+                asked.cores = 1
+
+    @property
+    def on_slurm(self) -> bool:
+        """Whether this Snakemake submits its jobs to SLURM."""
+        return self.workflow.executor_plugin.name == "slurm"
+
+    def asked(self, wildcards, output) -> str:
+        """What the study's jobs ask of the scheduler, for the doctor; {} without one."""
+        retries = self.workflow.execution_settings.retries or 0
+        return json.dumps(self.resources.asked(retries) if self.on_slurm else {})
+
+    def jobs(self) -> dict[str, dict]:
+        """Every job behind the report, from the rules and this config alone: manifest -> {job, lock, inputs, outputs}.
+
+        Snakemake's own DAG holds only what has to run, and only after the Snakefile was read; so the rules are expanded
+        here. inputs are what the job's manifest must record: not what Snakemake calls ancient, which may have changed
+        since without making the job run again.
+        """
+        producers = [made_by for made_by in self.workflow.rules if made_by.output]
+        waiting, seen, jobs = list(self.study.targets), set(), {}
+        while waiting:
+            path = waiting.pop()
+            made_by = next((made_by for made_by in producers if made_by.is_producer(path)), None)
+            if made_by is None or path in seen:
+                continue
+            wildcards = Wildcards(fromdict=made_by.get_wildcards(path))
+            inputs, outputs = made_by.expand_input(wildcards)[0], made_by.expand_output(wildcards)[0]
+            seen.update(map(str, outputs))
+            waiting.extend(map(str, inputs))
+            job = json.loads(made_by.params.job(wildcards))
+            jobs[str(outputs.manifest)] = {
+                "job": job,
+                "lock": self.program.source(f"envs/{job['lock']['file']}"),
+                "inputs": [str(path) for path in inputs if not is_flagged(path, "ancient")],
+                "outputs": [str(path) for path in outputs if path != outputs.manifest],
+            }
+        return jobs
+
+    def jobs_file(self, wildcards, output) -> str:
+        """The path of a file with `jobs`, written now: five seeds are more text than one argument may hold."""
+        path = Path(".snakemake", f"{self.study.config['study']}.jobs.json")
+        path.write_text(json.dumps(self.jobs()), encoding="utf-8")
+        return str(path)
+
+    def distrust_unrecorded(self) -> None:
+        """Make targets run again that Snakemake has no record of and that are of other settings or code.
+
+        A job that outlives its driver leaves its targets but no record, and Snakemake would take them for up to date
+        whatever has been edited since. Their manifests tell; the mark is Snakemake's own for an incomplete target.
+        """
+        if not self.workflow.is_main_process:
+            return
+        found = [str(path) for path in Path(self.study.results).glob("**/*manifest.json")]
+        unrecorded = [path for path in found if not record_path("metadata", path).exists()]
+        jobs = self.jobs() if unrecorded else {}
+        for path in unrecorded:
+            try:
+                manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+            except ValueError:
+                manifest = {}
+            expected = jobs.get(path, {}).get("job")
+            if expected and any(manifest.get(key) != value for key, value in expected.items()):
+                marker = record_path("incomplete", path)
+                marker.parent.mkdir(parents=True, exist_ok=True)
+                marker.write_text(json.dumps({"external_jobid": None}), encoding="utf-8")
+
+    def before_jobs(self) -> None:
+        """Are the environments and the scheduler there? Are jobs of a killed driver under way?"""
+        missing = [name for name in ENVIRONMENTS if not (self.home / ".envs" / name).is_dir()]
+        if missing and not self.uses_conda:
+            raise WorkflowError(
+                f"the rules' environments are not installed ({', '.join(missing)} missing in .envs/): "
+                "run `make setup`, or add --sdm conda if you have conda >= 24.7.1"
+            )
+        with in_words():
+            if self.on_slurm:
+                self.require_version("snakemake-executor-plugin-slurm", slurm.PLUGIN)
+                slurm.understand_cancelled()
+                if not slurm.keeps_accounts():  # sacct would fail for ever, and Snakemake wait
+                    self.workflow.executor_settings.status_command = "squeue"
+            # Without the profile a killed driver's jobs matter too, but most machines with `squeue` never ran this
+            # folder there.
+            left = Path("results/slurm_logs").is_dir() and any(Path(".snakemake/incomplete").glob("*"))
+            asks = self.alone and (self.on_slurm or (left and shutil.which("squeue")))
+            if asks and slurm.finish_earlier_jobs(logger.info):
+                os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])  # noqa: S606
+
+    def after_success(self) -> None:
+        """Remove what jobs saved on their way.
+
+        Not the jobs themselves: a scheduler may call one failed (its time limit, in its last second) after its end.
+        """
+        for pattern, made in (("*/checkpoints", "../train.manifest.json"), ("*/*.progress", "../{stem}.parquet")):
+            for folder in Path(self.study.results).glob(pattern):
+                if Path(os.path.normpath(folder / made.format(stem=folder.stem))).exists():
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def record_path(kind: str, target: str) -> Path:
+    """Where Snakemake keeps what it knows of a target: kind is "metadata" or "incomplete".
+
+    Its own persistence object is made after the Snakefile was read, too late for marking what must run again.
+    """
+    name = base64.urlsafe_b64encode(target.encode()).decode()
+    *folders, name = [name[start : start + 254] for start in range(0, len(name), 254)]
+    return Path(".snakemake", kind, *(f"@{folder}" for folder in folders), name)

@@ -1,0 +1,3 @@
+"""Until the table moves here."""
+
+from arms.model.cpu import INSTRUCTIONS  # noqa: F401

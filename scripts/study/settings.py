@@ -1,0 +1,105 @@
+"""The settings that decide each kind of job: its own slice of the configuration, and nothing else.
+
+Methods take Snakemake's wildcards and return what the program finds as `job.settings`.
+"""
+
+from __future__ import annotations
+
+from study.config import Study
+from study.ladder import Ladder
+from study.rungs import memory_key, recorded
+from study.vocabulary import DATASETS, METRICS, PRIMARY_CONTRASTS, TRAINED
+
+
+class Settings:
+    """The settings of one study's jobs."""
+
+    def __init__(self, study: Study, ladder: Ladder) -> None:
+        self.study, self.config, self.ladder = study, study.config, ladder
+
+    def tokens(self, wildcards) -> dict:
+        """Of one data set: an overlong held-out row is an error whatever the config says."""
+        overlong = {} if wildcards.dataset in TRAINED.values() else {"on_overlong": "error"}
+        return {**self.config["tokens"], **overlong, "rows": self._rows(wildcards.dataset)}
+
+    def _rows(self, dataset: str) -> int | None:
+        """How many rows of a data set are used; None: all."""
+        return self.config["data"]["rows"].get(DATASETS[dataset][0])
+
+    def of_model(self, **stage: object) -> dict:
+        """What every job that computes log-probabilities depends on, and the settings of its stage."""
+        shared = {"precision": self.config["model"]["precision"], "cpu_instructions": self.config["cpu_instructions"]}
+        return {**shared, **stage}
+
+    def training(self, **recipe: object) -> dict:
+        """What every training job depends on, and the recipe of its stage."""
+        return self.of_model(max_length=self.config["tokens"]["max_length"], lora=self.config["lora"], **recipe)
+
+    def dpo(self, wildcards) -> dict:
+        """Of a DPO arm: the recipe of its variant, and for sft_dpo the way it starts."""
+        start = self.config["sft_dpo"] if wildcards.arm == "sft_dpo" else {}
+        return self.training(dpo=self.study.recipes[wildcards.variant], **start)
+
+    def memory_plan(self) -> dict:
+        """Of the memory plan: of each stage what decides its memory, equal DPO recipes once."""
+        config = self.config
+        generation = {name: config["generation"][name] for name in ("batch_size", "max_new_tokens")}
+        return {
+            "precision": config["model"]["precision"],
+            "max_length": config["tokens"]["max_length"],
+            "lora": config["lora"],
+            "start": config["sft_dpo"]["start"],
+            "gpu_memory_gb": config["gpu_memory_gb"],
+            "device": "cuda" if config["gpus"] or config["gpu_memory_gb"] else "cpu",
+            "stages": {**self.ladder.stages(), "score_pairs": config["scoring"], "generate": generation},
+        }
+
+    def probe(self, wildcards) -> dict:
+        """Of probing a stage, with the rungs that training itself has found too large (arms/memory/ladder.py)."""
+        settings = self.of_model(
+            stage=wildcards.stage,
+            model=self.config["model"],
+            tokens=self.config["tokens"],
+            rows=self._rows(TRAINED[wildcards.stage]),
+            lora=self.config["lora"],
+            gpus=self.config["gpus"],
+            start=self.config["sft_dpo"]["start"] if wildcards.stage == "dpo" else "adapter",
+            max_lengths=[self.config["tokens"]["max_length"], *self.config["out_of_memory"]["max_length"]],
+            **self.ladder.recipe(wildcards.stage, wildcards.variant),
+        )
+        return {**settings, "recorded": recorded(f"{self.study.results}/memory", memory_key(settings))}
+
+    def plan(self) -> dict:
+        """The analysis plan: the config's choices, and what is not for choice. Rule freeze_plan puts it on record.
+
+        The training seeds belong to it: adding seeds after looking at scores is optional stopping.
+        """
+        chosen = self.config["statistics"]
+        return {
+            "seed": chosen["seed"],
+            "train_seeds": sorted(self.config["seeds"]),
+            "alpha": chosen["alpha"],
+            "q": chosen["q"],
+            "primary_metric": chosen["primary_metric"],
+            "primary_contrasts": list(PRIMARY_CONTRASTS),
+            "primary_scope": chosen["primary_scope"],
+            "secondary_scope": "checkpoint",
+            "weighting": "micro",
+            "min_prompts_category": chosen["min_prompts_category"],
+            "monte_carlo": {"B": 19999},
+            "metrics": {
+                name: {
+                    "kind": kind,
+                    "higher_is_better": True,
+                    "bounds": [0, 1] if kind == "binary" else None,
+                    "margin": chosen["margins"].get(name),
+                    "role": "primary" if name == chosen["primary_metric"] else "secondary",
+                }
+                for name, (kind, _) in METRICS.items()
+            },
+        }
+
+    def report(self) -> dict:
+        """Of the report: what its page says about the study."""
+        shown = ("study", "seeds", "model", "tokens", "lora", "sft", "dpo", "generation")
+        return {name: self.config[name] for name in shown}
