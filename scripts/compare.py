@@ -127,8 +127,8 @@ def write_summary(study, contrasts: dict, folder: Path, notes: list[str], say) -
     write_text(folder / "summary.md", text)
     say("\n" + text)
     # Loaded by name, so that the figures' code is no part of what decides the workflow's statistics (code_digest).
-    plot = importlib.import_module("plot")
-    plot.save_forest(study.tables["contrasts"].to_pandas(), study.decision, folder)
+    forest = importlib.import_module("display.forest")
+    forest.save_forest(study.tables["contrasts"].to_pandas(), study.decision, folder)
     say(f"{folder}: summary.md, forest.png, forest.svg, tables as csv and parquet")
 
 

@@ -25,7 +25,7 @@ from arms.job.manifest import Job, add_job_arguments, flat, portable, read_manif
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = (
-    "rules/*.smk", "scripts/*.py", "scripts/*.j2", "scripts/*/*.py", "scripts/*/*.json", "envs/*.yaml",
+    "rules/*.smk", "scripts/**/*.py", "scripts/**/*.json", "scripts/*.j2", "tools/**/*.py", "envs/*.yaml",
     "config/schema.yaml", "config/README.md", "config/captions/*", "profiles/default/config.yaml",
     "pyproject.toml", "uv.lock", "Makefile", "README.md", "LICENSE",
 )  # fmt: skip

@@ -26,7 +26,7 @@ import jsonschema
 from arms.job.files import UserError, exit_with_message, read_json, sha256_file
 from arms.job.manifest import flat, pinned_versions, portable
 
-SCHEMA = Path(__file__).parent / "arms" / "manifest.schema.json"
+SCHEMA = Path(__file__).parent / "arms" / "job" / "manifest.schema.json"
 sha256 = cache(sha256_file)
 pins = cache(pinned_versions)
 
@@ -93,7 +93,8 @@ def difference_faults(path: str, job: dict, manifest: dict) -> Iterator[str]:
         shown = ", ".join(f"{name} was {found.get(name)!r}, is {expected.get(name)!r}" for name in names[:3])
         yield f"{path}: made by another configuration: {shown}{' ...' * (len(names) > 3)}"
     if manifest["code"] != job["code"]:
-        yield f"{path}: made by other code: digest {manifest['code']}, the programs here have {job['code']}"
+        was, now = manifest["code"], job["code"]
+        yield f"{path}: made by other code: {label(manifest)} ran with digest {was}, its program here has {now}"
 
 
 def output_faults(path: str, expected: dict, manifest: dict) -> Iterator[str]:

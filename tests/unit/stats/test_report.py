@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from study.vocabulary import FIGURES
+
 ROOT = Path(__file__).parents[3]
-FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
-TABLES = ("contrasts", "arm_means", "seed_effects", "projection", "heterogeneity", "missing")
 TRAINED = ("sft", "sft_dpo", "dpo_only")
 HOSTILE = '<script>alert(1)</script> & <img src="https://evil.example/x.png"> {{ 7 * 7 }} \x07</article>'
 SKILL = {"base": 0.0, "sft": 0.6, "sft_dpo": 1.5, "dpo_only": 1.0}

@@ -1,0 +1,79 @@
+"""The tables of the statistics as rows of text, for the page.
+
+Every function here gets `metrics`, metric -> (factor, unit) of its differences (see `frames.units`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from display.frames import contrast_order, of_kind, read_frame
+from display.words import contrast_words, interval, number, p_value, recipe_words, spelt_out, verdict_words
+from study.vocabulary import ARMS
+
+Metrics = dict[str, tuple[float, str]]
+
+
+def contrast_rows(contrasts, group_kind: str, metrics: Metrics) -> list[dict]:
+    """Rows of contrasts.parquet of one kind of group, by metric, category and contrast (primary ones first)."""
+    names, order = contrast_order(contrasts), list(metrics)
+    rows = of_kind(contrasts, group_kind).itertuples()
+    rows = sorted(rows, key=lambda row: (order.index(row.metric), row.group, names.index(row.contrast)))
+    return [contrast_row(row, *metrics[row.metric]) for row in rows]
+
+
+def contrast_row(row, factor: float, unit: str) -> dict:
+    """A row of contrasts.parquet in the form that the page shows."""
+    name, question = contrast_words(row.contrast)
+    return {key: getattr(row, key) for key in ("metric", "contrast", "group", "family", "n_prompts")} | {
+        "name": name,
+        "question": question,
+        "estimate": number(row.estimate, factor),
+        "p": p_value(row.p_adj) or "—",
+        "unit": "points" if factor == 100 else unit,
+        "ci_method": interval(row.ci_method_lo, row.ci_method_hi, factor),
+        "ci_ckpt": interval(row.ci_ckpt_lo, row.ci_ckpt_hi, factor),
+        "verdict": verdict_words(row.verdict),
+        "kind": row.verdict.partition("_")[0],
+        "words": spelt_out(row.words),
+    }
+
+
+def category_cells(contrasts, metrics: Metrics) -> dict[str, dict]:
+    """Metric -> category -> a cell for each of the first three contrasts."""
+    shown = contrast_order(contrasts)[:3]
+    found: dict[str, dict] = {}
+    for row in contrast_rows(contrasts, "category", metrics):
+        if row["contrast"] in shown:
+            found.setdefault(row["metric"], {}).setdefault(row["group"], []).append(row)
+    return found
+
+
+def variant(path: str, metrics: Metrics) -> dict:
+    """Name and primary contrasts of another recipe; its folder is stats-<key>~<value>[-<key>~<value>...]."""
+    rows = contrast_rows(read_frame(path), "overall", metrics)
+    return {
+        "name": recipe_words(Path(path).parent.name.removeprefix("stats-")),
+        "rows": [row for row in rows if row["family"] == "primary"],
+    }
+
+
+def arm_rows(table, metrics: Metrics) -> list[dict]:
+    """Each arm with a cell for each metric. table: arm_means.parquet."""
+    overall, found = of_kind(table, "overall"), []
+    for arm, name in ARMS.items():
+        own = overall[overall["arm"] == arm]
+        cells = [arm_cell(own[own["metric"] == metric], factor) for metric, (factor, _) in metrics.items()]
+        found.append({"arm": arm, "name": name, "cells": cells})
+    return found
+
+
+def arm_cell(rows, factor: float) -> dict[str, str]:
+    """One arm's mean over seeds with its interval, and the mean of every seed (the base has none)."""
+    pooled = rows[rows["level"] == "pooled"].iloc[0]
+    seeds = rows[(rows["level"] == "seed") & (rows["arm"] != "base")].sort_values("train_seed")["mean"]
+    return {
+        "mean": number(pooled["mean"], factor, signed=False),
+        "ci": interval(pooled["ci_lo"], pooled["ci_hi"], factor, signed=False),
+        "seeds": ", ".join(number(mean, factor, signed=False) for mean in seeds),
+    }
