@@ -2,7 +2,7 @@
 
     python scripts/check_login.py --model '{"source": "path", "path": "/data/models/my-model"}' \
         --asked '{"cpu": {"first": {"slurm_partition": "", "gpu": 0, "mem_mb": 4000, "runtime": 60, "threads": 1}}}' \
-        --output login.json
+        --found login.json
 
 Each kind of job is shown to the scheduler as `sbatch --test-only`, which submits nothing, and is compared with what the
 nodes of its partition offer, since many sites accept jobs that can never start.

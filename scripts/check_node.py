@@ -2,7 +2,7 @@
 
     python scripts/check_node.py --login login.json --lock envs/train.yaml --kind gpu --gpus 1 \
         --model '{"source": "path", "path": "/data/models/my-model", "precision": "int8"}' \
-        --weights results/mine/model/weights --cpu-instructions native --output gpu.json
+        --weights results/mine/model/weights --cpu-instructions native --found gpu.json
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rule doctor: would a study run here? Prints what check_login and check_node found.
 
 snakemake doctor --profile slurm --configfile mine.yaml
-python scripts/doctor.py login.json cpu.json gpu.json
+python scripts/doctor.py --login login.json --nodes cpu.json gpu.json
 """
 
 from __future__ import annotations

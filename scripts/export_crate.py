@@ -1,8 +1,8 @@
 """Rule export_crate: the study as a Workflow Run RO-Crate, one zip that other people's tools can read.
 
     python scripts/export_crate.py --job '{"rule": "export_crate", "wildcards": {}, "settings": {...}}' \
-        --manifests results/demo/report.manifest.json results/demo/stats/manifest.json ... \
-        --engine 9.27.1 --output demo.zip --manifest demo.manifest.json
+        --report results/demo/report.html --manifests results/demo/report.manifest.json ... --engine 9.27.1 \
+        --crate demo.zip --manifest demo.manifest.json
 
 The zip holds the workflow, its configuration, the data, every target and every manifest; ro-crate-metadata.json says
 which job made what from what, with which settings and versions (profile Provenance Run Crate 0.5,
@@ -12,7 +12,6 @@ copied. Every file is hashed again, and the zip is checked by the roc-validator 
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import io
 import json
@@ -21,7 +20,8 @@ import tempfile
 from pathlib import Path
 
 from arms.job.files import UserError, atomic_path, canonical_json, exit_with_message, sha256_bytes, sha256_file
-from arms.job.manifest import Job, add_job_arguments, flat, portable, read_manifest
+from arms.job.manifest import Job, flat, portable, read_manifest
+from arms.job.program import JobParser
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = (
@@ -48,26 +48,24 @@ FORMATS = {
 
 def main() -> None:
     """Describe workflow, files and jobs; write; validate; only then put the zip in its place."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_arguments(parser)
-    parser.add_argument("--manifests", nargs="+", required=True, metavar="FILE", help="those of all jobs of the study")
+    parser = JobParser(__doc__)
+    parser.input("report", recorded=False, help="the page, made last: with it the study is whole")
+    parser.input("manifests", nargs="+", help="those of all jobs of the study")
     parser.add_argument("--engine", required=True, metavar="VERSION", help="version of Snakemake that ran the study")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the crate, a zip")
+    parser.output("crate", help="a zip")
     args = parser.parse_args()
     job = Job(args)
 
     manifests = {path: read_manifest(path) for path in args.manifests}
     study = Study(job.settings, manifests, args.engine)
-    with atomic_path(args.output) as temporary:
+    with atomic_path(args.crate) as temporary:
         study.crate.write_zip(temporary)
         problems = validate(temporary)
         if problems:
-            raise UserError(f"{args.output}: not a valid Provenance Run Crate, not written: {'; '.join(problems[:5])}")
-    size = Path(args.output).stat().st_size / 1e6
-    job.say(f"{args.output}: {len(manifests)} jobs, {len(study.files)} files, {size:.1f} MB; valid")
+            raise UserError(f"{args.crate}: not a valid Provenance Run Crate, not written: {'; '.join(problems[:5])}")
+    size = Path(args.crate).stat().st_size / 1e6
+    job.say(f"{args.crate}: {len(manifests)} jobs, {len(study.files)} files, {size:.1f} MB; valid")
     job.finish(
-        inputs={path: path for path in args.manifests},
-        outputs={"crate": args.output},
         files=len(study.files),
         not_copied=sorted(path for path, entity in study.files.items() if entity.id.startswith("#")),
     )

@@ -1,7 +1,9 @@
 """Rule plot: the figures of the study, each as SVG for the report and PNG for slides.
 
-    python scripts/plot.py --job '{"rule": "plot", "settings": {}}' --lock envs/stats.yaml --manifest M.json \
-        --stats results/demo/stats --curves results/demo/*/curves.parquet --figures results/demo/figures
+    cd results/demo && python ../../scripts/plot.py --job '{"rule": "plot", "settings": {}}' --manifest M.json \
+        --contrasts stats/contrasts.parquet --arm-means stats/arm_means.parquet \
+        --seed-effects stats/seed_effects.parquet --projection stats/projection.parquet \
+        --decision stats/decision.json --curves */curves.parquet --svg forest.svg arms.svg --png forest.png
 
 forest: paired differences. arms: mean of each arm. seeds: differences seed by seed. categories: differences by prompt
 category. power: would more prompts or more seeds help? curves: training. Equal inputs, equal bytes.
@@ -9,38 +11,37 @@ category. power: would more prompts or more seeds help? curves: training. Equal 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from arms.job.files import exit_with_message, read_json
-from arms.job.manifest import Job, add_job_arguments
+from arms.job.manifest import Job
+from arms.job.program import JobParser
 from display.figures import draw_arms, draw_categories, draw_curves, draw_power, draw_seeds, read_curves
 from display.forest import draw_forest
 from display.frames import contrast_order, of_kind, read_frame, units
 from display.style import save, use_style
 
+TABLES = ("contrasts", "arm_means", "seed_effects", "projection")
+
 
 def main() -> None:
     """Read the tables, draw, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_arguments(parser)
-    parser.add_argument("--stats", required=True, metavar="DIR", help="tables and decision.json of rule compare")
-    parser.add_argument("--curves", nargs="+", required=True, help="<run>/curves.parquet of every trained run")
-    parser.add_argument("--figures", required=True, metavar="DIR", help="output: the folder of the figures")
+    parser = JobParser(__doc__)
+    for table in TABLES:
+        parser.input(table, help=f"{table}.parquet of rule compare")
+    parser.input("decision", help="decision.json of rule compare")
+    parser.input("curves", nargs="+", help="<run>/curves.parquet of every trained run")
+    for kind in ("svg", "png"):
+        parser.output(kind, nargs="+", key=lambda path: Path(path).name.replace(".", "_"), help=f"<figure>.{kind}")
     args = parser.parse_args()
     job = Job(args)
 
-    stats = Path(args.stats)
-    tables = {name: stats / f"{name}.parquet" for name in ("contrasts", "arm_means", "seed_effects", "projection")}
-    decision = stats / "decision.json"
-    figures, metrics = draw(*map(read_frame, tables.values()), read_json(decision), read_curves(args.curves))
-    outputs = {}
+    tables = [read_frame(getattr(args, table)) for table in TABLES]
+    figures, metrics = draw(*tables, read_json(args.decision), read_curves(args.curves))
     for name, figure in figures.items():
-        paths = {f"{name}_{kind}": Path(args.figures) / f"{name}.{kind}" for kind in ("svg", "png")}
-        save(figure, *paths.values())
-        outputs |= paths
+        save(figure, *(path for path in (*args.svg, *args.png) if Path(path).stem == name))
     job.say(f"{len(figures)} figures of {metrics} metrics")
-    job.finish(inputs={**tables, "decision": decision, **{path: path for path in args.curves}}, outputs=outputs)
+    job.finish()
 
 
 def draw(contrasts, arm_means, seed_effects, projection, decision: dict, curves: dict) -> tuple[dict, int]:

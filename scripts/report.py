@@ -1,10 +1,10 @@
 """Rule report: everything a reader needs to judge the study, on one self-contained HTML page.
 
-    python scripts/report.py --job "$(cat job.json)" --lock envs/stats.yaml --manifest report.manifest.json \
-        --stats results/demo/stats --figures results/demo/figures --audits results/demo/{data,tokens}/*.audit.json \
-        --parity results/demo/parity.json --prompts config/data/heldout_prompts.jsonl \
-        --generations results/demo/*/generations.parquet --scores results/demo/scores/metric=pass_rate/part-*.parquet \
-        --manifests results/demo/*/train.manifest.json --output results/demo/report.html
+    cd results/demo && python ../../scripts/report.py --job "$(cat job.json)" --manifest report.manifest.json \
+        --decision stats/decision.json --tables stats/*.parquet --figures figures/*.svg --audits */*.audit.json \
+        --parity parity.json --prompts ../../config/data/heldout_prompts.jsonl --generations */generations.parquet \
+        --scores scores/metric=pass_rate/part-*.parquet --manifests */train.manifest.json \
+        --template ../../scripts/report.html.j2 --html report.html
 
 This program and scripts/display choose and format; the words around it are in report.html.j2. Generated text is
 untrusted: the template escapes everything but the figures. Equal inputs give equal bytes.
@@ -12,53 +12,46 @@ untrusted: the template escapes everything but the figures. Equal inputs give eq
 
 from __future__ import annotations
 
-import argparse
 import re
 from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, read_json, read_jsonl, write_text
-from arms.job.manifest import Job, add_job_arguments, read_manifest
+from arms.job.manifest import Job, read_manifest
+from arms.job.program import JobParser
 from display.examples import choose_examples
 from display.frames import read_frame, units
 from display.provenance import data_audit, model_words, provenance, without_paths
 from display.tables import arm_rows, category_cells, contrast_rows, variant
 from display.words import contrast_name, metric_name, number, p_value, spelt_out
-from study.vocabulary import ARMS, FIGURES
-
-TEMPLATE = Path(__file__).with_name("report.html.j2")
-TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing")
+from study.vocabulary import ARMS
 
 
 def main() -> None:
     """Read what the rules before left, choose, format, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_arguments(parser)
-    parser.add_argument("--stats", required=True, metavar="DIR", help="tables and decision.json of rule compare")
-    parser.add_argument("--figures", required=True, metavar="DIR", help="figures of rule plot")
-    parser.add_argument("--audits", nargs="+", required=True, help="audits of the data files and of their tokens")
-    parser.add_argument("--variants", nargs="*", default=[], help="stats-<recipe>/contrasts.parquet of other recipes")
-    parser.add_argument("--parity", required=True, help="what training observed to be alike in the arms")
-    parser.add_argument("--prompts", required=True, help="held-out prompts (JSON Lines)")
-    parser.add_argument("--generations", nargs="+", required=True, help="<run>/generations.parquet of every run")
-    parser.add_argument("--scores", nargs="+", required=True, help="part-<run>.parquet: graded answers of every run")
-    parser.add_argument(
-        "--manifests", nargs="+", required=True, help="manifests of model, training, grading, statistics"
-    )
-    parser.add_argument("--output", required=True, help="the page, HTML")
+    parser = JobParser(__doc__)
+    parser.input("decision", help="decision.json of rule compare")
+    parser.input("tables", nargs="+", key=stem, help="contrasts.parquet and other tables of rule compare")
+    parser.input("template", help="the words around it, report.html.j2")
+    parser.input("figures", nargs="+", key=lambda path: f"figure_{stem(path)}", help="SVG files of rule plot")
+    parser.input("audits", nargs="+", help="audits of the data files and of their tokens")
+    parser.input("parity", key=str, help="what training observed to be alike in the arms")
+    parser.input("variants", nargs="*", default=[], help="stats-<recipe>/contrasts.parquet of other recipes")
+    parser.input("prompts", key=str, help="held-out prompts (JSON Lines)")
+    parser.input("generations", nargs="+", help="<run>/generations.parquet of every run")
+    parser.input("scores", nargs="+", help="part-<run>.parquet: graded answers of every run")
+    parser.input("manifests", nargs="+", help="manifests of model, training, grading, statistics")
+    parser.output("html", help="the page")
     args = parser.parse_args()
     job = Job(args)
 
-    stats = {name: Path(args.stats) / f"{name}.parquet" for name in TABLES}
-    figures = {name: Path(args.figures) / f"{name}.svg" for name in FIGURES}
-    args.decision, args.template = Path(args.stats) / "decision.json", TEMPLATE
     decision = read_decision(args.decision)
     page = render(
-        args.template,
+        Path(args.template),
         settings=without_paths(job.settings),
         model=model_words(job.settings["model"]),
         decision=decision,
-        **statistics({name: read_frame(path) for name, path in stats.items()}, decision, args.variants),
-        figures={name: inline_svg(path, name) for name, path in figures.items()},
+        **statistics({stem(path): read_frame(path) for path in args.tables}, decision, args.variants),
+        figures={stem(path): inline_svg(path) for path in args.figures},
         examples=choose_examples(
             read_jsonl(args.prompts, {"id": str, "prompt": str, "category": str}),
             args.generations,
@@ -69,12 +62,14 @@ def main() -> None:
         parity=read_json(args.parity),
         provenance=provenance([read_manifest(path) for path in args.manifests]),
     )
-    write_text(args.output, page)
-    job.say(f"{args.output}: {len(page) // 1024} KiB, {decision['decision']}")
-    listed = [args.prompts, args.parity, *args.variants, *args.audits, *args.generations, *args.scores, *args.manifests]
-    inputs = {**stats, **{f"figure_{name}": path for name, path in figures.items()}, **{path: path for path in listed}}
-    inputs |= {"decision": args.decision, "template": args.template}
-    job.finish(inputs=inputs, outputs={"html": args.output})
+    write_text(args.html, page)
+    job.say(f"{args.html}: {len(page) // 1024} KiB, {decision['decision']}")
+    job.finish()
+
+
+def stem(path: str) -> str:
+    """The name of a table or figure: that of its file."""
+    return Path(path).stem
 
 
 def read_decision(path: str | Path) -> dict:
@@ -125,15 +120,15 @@ def render(template: Path, **context: object) -> str:
     return environment.get_template(template.name).render(context)
 
 
-def inline_svg(path: Path, name: str):
+def inline_svg(path: str):
     """A figure as an element of the page: no outside names, ids that no other figure has, size left to the page."""
     from markupsafe import Markup
 
     try:
-        svg = path.read_text(encoding="utf-8")
+        svg = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; rule plot makes it") from None
-    svg = svg[svg.index("<svg") :]
+    name, svg = stem(path), svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     head, body = svg.split(">", 1)

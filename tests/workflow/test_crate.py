@@ -100,7 +100,8 @@ def test_a_changed_file_is_not_exported(exported, tmp_path):
     manifests = sorted(map(str, study.folder.glob("results/smoke/**/*manifest.json")))
     identity = {"rule": "export_crate", "wildcards": {}, "settings": {"study": "smoke", "data": {}}, "code": "0" * 16}
     command = [str(PYTHON), "scripts/export_crate.py", "--job", json.dumps(identity), "--manifest", "m.json"]
-    command += ["--engine", "9.27.1", "--output", "crate.zip", "--manifests", *manifests]
+    command += ["--engine", "9.27.1", "--crate", "crate.zip", "--manifests", *manifests]
+    command += ["--report", "results/smoke/report.html"]
     done = subprocess.run(command, cwd=study.folder, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "results/smoke/sft-seed1/observed.json: missing or changed since it was made" in done.stderr

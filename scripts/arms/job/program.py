@@ -6,6 +6,8 @@ import argparse
 import json
 from collections.abc import Callable
 
+Key = Callable[[str], str] | None
+
 
 class JobParser(argparse.ArgumentParser):
     """A parser with the flags that every program has, on which a program declares the files that it reads and makes.
@@ -34,22 +36,22 @@ class JobParser(argparse.ArgumentParser):
         )
         self.add_argument("--lock", metavar="envs/X.yaml", help="the pins that the versions found are checked against")
         self.add_argument("--manifest", required=True, metavar="PATH", help="where the manifest of this job goes")
-        self.keys: dict[str, dict[str, Callable[[str], str]]] = {"inputs": {}, "outputs": {}}
+        self.keys: dict[str, dict[str, Key]] = {"inputs": {}, "outputs": {}}
         self.input("gates", nargs="*", default=[], help="results of checks that had to pass first; only recorded")
 
-    def input(self, name: str, *, key: Callable[[str], str] = str, recorded: bool = True, **options: object) -> None:
+    def input(self, name: str, *, key: Key = None, recorded: bool = True, **options: object) -> None:
         """Declare a file that the program reads, by the flag --NAME; see `_declare`."""
         self._declare("inputs", name, key, recorded, options)
 
-    def output(self, name: str, *, key: Callable[[str], str] = str, **options: object) -> None:
+    def output(self, name: str, *, key: Key = None, **options: object) -> None:
         """Declare a file that the program makes, by the flag --NAME; see `_declare`."""
         self._declare("outputs", name, key, True, options)
 
-    def _declare(
-        self, side: str, name: str, key: Callable[[str], str], recorded: bool, options: dict[str, object]
-    ) -> None:
-        """Add the flag, required unless it has a default. With `nargs` it is several files, and `key` makes each path's
-        key in the manifest. recorded: False for what the job only looks at, such as what the rule calls ancient.
+    def _declare(self, side: str, name: str, key: Key, recorded: bool, options: dict[str, object]) -> None:
+        """Add the flag, required unless it has a default. With `nargs` it is several files.
+
+        key: makes a path's key in the manifest; without it that is the name, and of several files the path itself.
+        recorded: False for what the job only looks at, such as what the rule calls ancient.
         """
         required = "default" not in options
         self.add_argument(f"--{name.replace('_', '-')}", required=required, **{"metavar": "FILE", **options})
@@ -64,8 +66,8 @@ class JobParser(argparse.ArgumentParser):
             for name, key in keys.items():
                 value = getattr(parsed, name)
                 if isinstance(value, list):
-                    files |= {key(path): path for path in value}
+                    files |= {key(path) if key else path: path for path in value}
                 elif value:
-                    files[name] = value
+                    files[key(value) if key else name] = value
             setattr(parsed, side, files)
         return parsed

@@ -20,6 +20,7 @@ import pytest
 from study.vocabulary import FIGURES
 
 ROOT = Path(__file__).parents[3]
+TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing")
 TRAINED = ("sft", "sft_dpo", "dpo_only")
 HOSTILE = '<script>alert(1)</script> & <img src="https://evil.example/x.png"> {{ 7 * 7 }} \x07</article>'
 SKILL = {"base": 0.0, "sft": 0.6, "sft_dpo": 1.5, "dpo_only": 1.0}
@@ -198,10 +199,15 @@ def job(rule, settings):
 
 def plot(root, figures="figures"):
     curves = sorted(path.relative_to(root) for path in root.glob("*-seed*/curves.parquet"))
-    return run(root, "plot", *job("plot", {}), "--stats", "stats", "--curves", *curves, "--figures", figures)
+    tables = ("contrasts", "arm_means", "seed_effects", "projection")
+    return run(
+        root, "plot", *job("plot", {}), "--decision", "stats/decision.json", "--curves", *curves,
+        *(word for name in tables for word in (f"--{name.replace('_', '-')}", f"stats/{name}.parquet")),
+        *(word for kind in ("svg", "png") for word in (f"--{kind}", *(f"{figures}/{name}.{kind}" for name in FIGURES))),
+    )  # fmt: skip
 
 
-def report(root, output="report.html"):
+def report(root, html="report.html"):
     settings = {
         "study": "made", "seeds": [int(path.name[8:]) for path in sorted(root.glob("sft-seed*"))],
         "model": {"source": "path", "path": "/home/somebody/models/tiny", "precision": "fp32"},
@@ -215,12 +221,14 @@ def report(root, output="report.html"):
         return [path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern))]
 
     return run(
-        root, "report", *job("report", settings), "--stats", "stats", "--figures", "figures",
+        root, "report", *job("report", settings), "--decision", "stats/decision.json",
+        "--tables", *(f"stats/{name}.parquet" for name in TABLES), "--template", ROOT / "scripts" / "report.html.j2",
+        "--figures", *(f"figures/{name}.svg" for name in FIGURES),
         "--audits", *files("data/*.audit.json", "tokens/*.audit.json"), "--parity", "parity.json",
         "--prompts", "heldout_prompts.jsonl", "--generations", *files("*/generations.parquet"),
         "--scores", *files("scores/metric=pass_rate/part-*.parquet"),
         "--manifests", *files("model/manifest.json", "s*/*manifest.json", "*-seed*/train.manifest.json", "memory/*"),
-        "--output", output,
+        "--html", html,
     )  # fmt: skip
 
 
