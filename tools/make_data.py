@@ -21,119 +21,25 @@ import argparse
 import json
 import random
 import re
-import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from demo_data.prompts import CATEGORIES, SEED, make_prompts, topics
+from demo_data.sampler import Sampler, grade, say
 
 from arms.job.files import UserError, exit_with_message, read_json, write_json, write_text
 
-SEED = 20261122
-SYSTEM = "Follow the instruction exactly."
-END_OF_TURN, PAD = "<|im_end|>", 0
 MAX_TOKENS = 48  # a completion with its end-of-turn token; rows stay short, so that the demo stays quick
-TEMPERATURE, TOP_K = 0.8, 40
-BATCH = 80
 COPIES = 5  # answers sampled from each context, which is read only once
 MIN_COMMON_TOKENS = 3
 ROUNDS = 6
-HELD_OUT_TOPICS, HELD_OUT_PROMPTS = 30, 20  # topics kept from training; prompts a category
+HELD_OUT_PROMPTS = 20  # in each category
 QUOTA = {"sft": 34, "pairs": 34, "heldout": 20}  # rows wanted in each category
 # Words of an answer that talks about the instruction instead of following it.
 META = re.compile(r"\b(sentences?|words?|phrase|exact|example|help you|ready to help|rephrased|version)\b", re.I)
-
-# A topic and two words that an answer may use; the first one is what most answers say.
-TOPICS = """
-rivers: water boats | bread: flour oven | the moon: night light | cats: fur sleep | libraries: books quiet
-football: team ball | rain: clouds umbrella | trains: station tickets | chess: king board | honey: bees sweet
-mountains: snow hikers | music: rhythm guitar | dogs: loyal walk | coffee: beans morning | gardens: flowers soil
-winter: cold coat | bicycles: wheels road | museums: art history | tea: leaves cup | lighthouses: ships coast
-elephants: trunk large | bridges: river steel | pizza: cheese tomato | deserts: sand heat | owls: night eyes
-markets: fruit sellers | castles: stone walls | dolphins: ocean playful | soup: bowl warm | kites: wind string
-volcanoes: lava ash | schools: students teachers | apples: red tree | islands: sea beach | clocks: time hands
-forests: trees birds | cheese: milk aged | airports: planes travelers | penguins: ice swim | candles: flame wax
-farms: animals fields | pianos: keys melody | snow: white children | hospitals: doctors patients | whales: ocean deep
-theaters: actors stage | chocolate: cocoa sweet | waterfalls: water rocks | bakeries: bread smell | foxes: tail clever
-parks: grass benches | oranges: fruit juice | stars: sky telescope | horses: ride gallop | rice: grain meal
-cameras: photos lens | butterflies: wings colorful | ships: sea captain | caves: dark bats | spring: flowers green
-newspapers: news readers | zoos: animals visitors | glaciers: ice slow | bees: honey hive | guitars: strings songs
-turtles: shell slow | shoes: feet leather | tigers: stripes jungle | poetry: words rhyme | swimming: water pool
-"""
-ENDINGS = ("I hope this helps!", "Thank you.", "That is all.", "Have a nice day!")
-
-
-def topics() -> list[tuple[str, str, str]]:
-    """(topic, likely word, second word), in file order."""
-    entries = [entry.strip() for line in TOPICS.strip().splitlines() for entry in line.split("|")]
-    return [(name, *words.split()) for name, words in (entry.split(": ") for entry in entries)]
-
-
-def instruction(category: str, topic: tuple[str, str, str], variant: int) -> tuple[str, str, dict]:
-    """Prompt text, IFEval instruction id and its kwargs. Even and odd variants differ in wording."""
-    name, first, second = topic
-    start = (f"Describe {name} in one sentence", f"Write one short sentence about {name}")[variant % 2]
-    if category == "no_comma":
-        return f"{start}. Do not use any commas.", "punctuation:no_comma", {}
-    if category == "max_words":
-        limit = (12, 14)[variant % 2]
-        return (
-            f"{start}. Use less than {limit} words.",
-            "length_constraints:number_words",
-            {
-                "relation": "less than",
-                "num_words": limit,
-            },
-        )
-    if category == "min_words":
-        limit = (20, 18)[variant % 2]
-        start = (f"Describe {name} in one long sentence", f"Write one long sentence about {name}")[variant % 2]
-        return (
-            f"{start}. Use at least {limit} words.",
-            "length_constraints:number_words",
-            {
-                "relation": "at least",
-                "num_words": limit,
-            },
-        )
-    if category == "keywords":
-        return f"{start}. Use the words {first} and {second}.", "keywords:existence", {"keywords": [first, second]}
-    if category == "forbidden_word":
-        return f"{start}. Do not use the word {first}.", "keywords:forbidden_words", {"forbidden_words": [first]}
-    ending = ENDINGS[variant % len(ENDINGS)]
-    start = (f"First describe {name} in one sentence", f"First write one sentence about {name}")[variant % 2]
-    return f"{start}. Then end with: {ending}", "startend:end_checker", {"end_phrase": ending}
-
-
-CATEGORIES = ("no_comma", "max_words", "min_words", "keywords", "forbidden_word", "end_phrase")
-
-
-def make_prompts() -> list[dict]:
-    """Every prompt with its use: "sft", "pairs" or "heldout". Held-out topics occur in no training prompt."""
-    shuffled = topics()
-    random.Random(SEED).shuffle(shuffled)  # noqa: S311
-    prompts = []
-    for category in CATEGORIES:
-        for number, topic in enumerate(shuffled):
-            # Wording alternates within each use, so that no use has a wording of its own.
-            uses = ("heldout",) if number < HELD_OUT_TOPICS else ("sft", "pairs")
-            for offset, use in enumerate(uses):
-                text, name, kwargs = instruction(category, topic, number + offset)
-                prompts.append(
-                    {
-                        "prompt": text,
-                        "category": category,
-                        "topic": topic[0],
-                        "use": use,
-                        "order": number,
-                        "instruction_id_list": [name],
-                        "kwargs": [kwargs],
-                    }
-                )
-    return prompts
 
 
 def main() -> None:
@@ -155,124 +61,6 @@ def main() -> None:
         say(f"{args.output / name}: {len(rows)} rows")
     write_json(args.work / "figures.json", figures(sampler, files, args.grade_python))
     say(f"figures for the card: {args.work / 'figures.json'}")
-
-
-def say(message: str) -> None:
-    """One line of progress with the clock."""
-    print(f"[make_data {time.strftime('%H:%M:%S')}] {message}", flush=True)
-
-
-class Sampler:
-    """The model in fp32 on the CPU: batched generation and log-probabilities from token ids."""
-
-    def __init__(self, folder: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-
-        if not folder.is_dir():
-            raise UserError(f"--model {folder}: no such directory; let Snakemake make it: `snakemake results/model`")
-        torch.set_num_threads(2)
-        self.torch = torch
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder).eval()
-        self.end = self.tokenizer.convert_tokens_to_ids(END_OF_TURN)
-
-    def context(self, prompt: str) -> list[int]:
-        """Token ids of the rendered prompt, up to where the answer starts."""
-        turns = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(turns, add_generation_prompt=True)
-
-    def generate(
-        self, contexts: list[list[int]], new_tokens: int, seed: int | None, copies: int = 1
-    ) -> list[list[int]]:
-        """New token ids, up to and with the end of turn, `copies` answers to each context; greedy if `seed` is None.
-
-        A loop of our own instead of transformers' `generate`: it computes logits for the last position only and drops
-        the answers that have ended from the batch, which together halve the time on a CPU.
-        """
-        out: list[list[int]] = []
-        size = BATCH // copies
-        for start in range(0, len(contexts), size):
-            with self.torch.inference_mode():
-                noise = None if seed is None else self.torch.Generator().manual_seed(seed + start)
-                out += self._generate_batch(contexts[start : start + size], new_tokens, noise, copies)
-            say(f"  generated {len(out)} of {len(contexts) * copies}")
-        return out
-
-    def _generate_batch(
-        self, contexts: list[list[int]], new_tokens: int, noise: object, copies: int
-    ) -> list[list[int]]:
-        from transformers import DynamicCache
-
-        torch, cache = self.torch, DynamicCache()
-        width = max(map(len, contexts))
-        ids = torch.tensor([[PAD] * (width - len(row)) + row for row in contexts])
-        mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in contexts])
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)
-        answers: list[list[int]] = [[] for _ in range(len(contexts) * copies)]
-        alive = torch.arange(len(answers))
-        for step in range(new_tokens):
-            hidden = self.model.model(
-                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-            ).last_hidden_state[:, -1]
-            if step == 0:  # the context is read once, whatever the number of answers to it
-                hidden = hidden.repeat_interleave(copies, 0)
-                mask, positions = mask.repeat_interleave(copies, 0), positions.repeat_interleave(copies, 0)
-                cache.key_cache = [layer.repeat_interleave(copies, 0) for layer in cache.key_cache]
-                cache.value_cache = [layer.repeat_interleave(copies, 0) for layer in cache.value_cache]
-            logits = self.model.lm_head(hidden)
-            if noise is None:
-                chosen = logits.argmax(-1)
-            else:
-                best, tokens = logits.topk(TOP_K)
-                drawn = torch.multinomial((best / TEMPERATURE).softmax(-1), 1, generator=noise)
-                chosen = tokens.gather(1, drawn)[:, 0]
-            for row, token in zip(alive.tolist(), chosen.tolist(), strict=True):
-                answers[row].append(token)
-            keep = (chosen != self.end).nonzero()[:, 0]
-            if not len(keep):
-                break
-            alive, positions = alive[keep], positions[keep, -1:] + 1
-            ids = chosen[keep, None]
-            mask = torch.cat([mask[keep], torch.ones(len(keep), 1, dtype=mask.dtype)], 1)
-            if len(keep) < len(chosen):
-                cache.key_cache = [layer[keep] for layer in cache.key_cache]
-                cache.value_cache = [layer[keep] for layer in cache.value_cache]
-        return answers
-
-    def text(self, ids: list[int]) -> str:
-        """Token ids as text, without the end of turn."""
-        return self.tokenizer.decode([i for i in ids if i not in (self.end, PAD)])
-
-    def ids(self, text: str) -> list[int]:
-        """A completion as training sees it: its token ids and the end of turn."""
-        return [*self.tokenizer(text, add_special_tokens=False)["input_ids"], self.end]
-
-    def logp(self, prompt: str, completion: str) -> float:
-        """Sum of the log-probabilities of the completion's tokens, end of turn included."""
-        torch = self.torch
-        context, answer = self.context(prompt), self.ids(completion)
-        with torch.inference_mode():
-            ids = torch.tensor([context + answer])
-            logits = self.model(ids, use_cache=False).logits[0, len(context) - 1 : -1].double()
-        return float(logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None]).sum())
-
-
-def grade(rows: list[dict], python: Path) -> list[bool]:
-    """Grade rows (prompt, instruction_id_list, kwargs, text) in the grade environment."""
-    keys = ("prompt", "instruction_id_list", "kwargs", "text")
-    lines = "".join(json.dumps({key: row[key] for key in keys}) + "\n" for row in rows)
-    done = subprocess.run(
-        [python.absolute(), "-m", "arms.data.grading"],
-        input=lines,
-        capture_output=True,
-        text=True,
-        cwd=ROOT / "scripts",
-        check=False,
-    )
-    if done.returncode:
-        raise UserError(f"grading with --grade-python {python} failed:\n{done.stderr[-2000:]}")
-    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def sample_rounds(sampler: Sampler, prompts: list[dict], work: Path, python: Path) -> dict[str, list[dict]]:

@@ -1,0 +1,1 @@
+"""Parts of make_data: the prompts that are asked, and the model that answers them."""
