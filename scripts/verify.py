@@ -133,21 +133,29 @@ def shared_faults(jobs: dict, manifests: dict) -> list[str]:
     """Faults that many jobs share, each told once: another lock, versions off the lock, a dirty working tree."""
     found: dict[str, list[str]] = {}
     for path, manifest in manifests.items():
-        lock, versions = jobs[path]["lock"], manifest["versions"]
-        if manifest["lock"] is None or manifest["lock"]["sha256"] != sha256(lock):
-            found.setdefault(f"the environment was not checked against this {lock}", []).append(path)
-        for name, version in pins(lock).items():
-            if versions.get(name) != version:
-                allowed = " (allow_off_lock)" if name in manifest["off_lock"] else ""
-                fault = f"{name} {versions.get(name, 'not recorded')} is off the lock: {lock} pins {version}{allowed}"
-                found.setdefault(fault, []).append(path)
+        faults = list(environment_faults(jobs[path]["lock"], manifest))
         if manifest["git"]["dirty"]:
-            fault = f"ran with uncommitted changes on top of commit {manifest['git']['sha'][:12]}"
+            faults.append(f"ran with uncommitted changes on top of commit {manifest['git']['sha'][:12]}")
+        for fault in faults:
             found.setdefault(fault, []).append(path)
     return [
         f"{paths[0]}: {fault}{f'; so did {len(paths) - 1} more jobs' * (len(paths) > 1)}"
         for fault, paths in found.items()
     ]
+
+
+def environment_faults(lock: str, manifest: dict) -> Iterator[str]:
+    """Another environment than the rule's, another lock of it, or versions off the lock."""
+    checked, versions = manifest["lock"], manifest["versions"]
+    if checked and checked["file"] != Path(lock).name:
+        yield f"ran in the environment of {checked['file']}, the rule here has {lock}"
+        return
+    if not checked or checked["sha256"] != sha256(lock):
+        yield f"the environment was not checked against this {lock}"
+    for name, version in pins(lock).items():
+        if versions.get(name) != version:
+            allowed = " (allow_off_lock)" if name in manifest["off_lock"] else ""
+            yield f"{name} {versions.get(name, 'not recorded')} is off the lock: {lock} pins {version}{allowed}"
 
 
 def foreign(folder: Path, known: set[Path], folders: set[Path], top: bool = True) -> Iterator[Path]:

@@ -142,6 +142,17 @@ def off_lock_version(study):
     ]
 
 
+def other_environment(study):
+    place = "sft-seed1/train.manifest.json"
+    manifest = read(study, place)
+    manifest["lock"]["file"] = "stats.yaml"
+    write(study, place, manifest)
+    return [
+        f"{RESULTS}/{place}: ran in the environment of stats.yaml, the rule here has envs/train.yaml",
+        f"{RESULTS}/{place}: changed since report read it",
+    ]
+
+
 def other_configuration(study):
     study.edit(SMOKE, "dpo:\n", "dpo:\n  beta: 0.2\n")
     manifests = [f"{arm}-seed{seed}/train" for arm in ("sft_dpo", "dpo_only") for seed in (1, 2)] + ["report"]
@@ -175,6 +186,7 @@ def edited_data(study):
         foreign_files,
         another_seed_copied_over,
         off_lock_version,
+        other_environment,
         other_configuration,
         other_code,
         edited_data,
