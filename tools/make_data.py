@@ -3,10 +3,10 @@
     .envs/train/bin/python tools/make_data.py --model MODEL --grade-python .envs/grade/bin/python \
         --work ../data-work --output config/data
 
-MODEL is the Hugging Face directory that rule fetch_model makes (results/model). The program samples in the `train`
-environment and grades in the `grade` environment (they cannot be one). It takes about half an hour on two cores, is
-seeded, and keeps each finished round under --work, so that it can be stopped and started again; delete --work to start
-over. No rule calls it: the files it made are part of the repository, and config/data/README.md describes them.
+MODEL is the Hugging Face directory that rule fetch_model makes (results/demo/model/weights). The program samples in
+the `train` environment and grades in the `grade` environment (they cannot be one). It takes about half an hour on two
+cores, is seeded, and keeps each finished round under --work, so that it can be stopped and started again; delete --work
+to start over. No rule calls it: the files it made are part of the repository, and config/data/README.md describes them.
 
 How a pair comes about. Let the model answer a prompt several times. If that gives no pair, cut an answer at a word in
 the second half of the part before its fate is decided (before the first comma, before the word limit, ...) and sample

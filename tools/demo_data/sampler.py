@@ -29,7 +29,9 @@ class Sampler:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         if not folder.is_dir():
-            raise UserError(f"--model {folder}: no such directory; let Snakemake make it: `snakemake results/model`")
+            raise UserError(
+                f"--model {folder}: no such directory; let Snakemake make it: `snakemake results/demo/model/weights`"
+            )
         torch.set_num_threads(2)
         self.torch = torch
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
