@@ -82,11 +82,8 @@ def scheduler_findings(asked: dict, found: Findings) -> None:
     """SLURM: does it answer, does it keep accounts, does it take every kind of job?"""
     version = run("sbatch", "--version").stdout.strip()
     ping = run("scontrol", "ping")
-    if not found.add(
-        ping.returncode == 0,
-        "scheduler",
-        f"{version} answers" if ping.returncode == 0 else f"{version}: {said(ping)}; `sinfo` tells when it is back",
-    ):
+    down = f"{version}: {said(ping)}; `sinfo` tells when it is back"
+    if not found.add(ping.returncode == 0, "scheduler", f"{version} answers", down):
         return
     settings = run("scontrol", "show", "config").stdout
     accounting = re.search(r"^AccountingStorageType\s*= (.*)$", settings, re.MULTILINE)
@@ -99,11 +96,8 @@ def scheduler_findings(asked: dict, found: Findings) -> None:
         )
     else:
         answer = run("sacct", "--noheader", "--starttime=now")
-        found.add(
-            answer.returncode == 0,
-            "accounting",
-            "sacct answers" if answer.returncode == 0 else f"sacct: {said(answer)}; jobs could not be followed",
-        )
+        silent = f"sacct: {said(answer)}; jobs could not be followed"
+        found.add(answer.returncode == 0, "accounting", "sacct answers", silent)
     if re.search(r"^PreemptMode\s*= .*CANCEL", settings, re.MULTILINE):
         found.add(
             None,
@@ -115,21 +109,20 @@ def scheduler_findings(asked: dict, found: Findings) -> None:
         if job_findings(kind, attempts["first"], found) and attempts["last"] != attempts["first"]:
             done = test_only(attempts["last"])
             if done.returncode:
-                found.add(
-                    None, f"{kind} jobs", f"their last attempt would be refused: {said(done)}; {cure(said(done))}"
-                )
+                refused = f"their last attempt would be refused: {said(done)}; {cure(said(done))}"
+                found.add(None, f"{kind} jobs", refused)
 
 
 def job_findings(kind: str, asked: dict, found: Findings) -> bool:
     """One kind of job: would sbatch take it, and is there a node on which it fits?"""
     partition = asked["slurm_partition"] or default_partition()
-    words = describe(asked, partition)
+    words = job_words(asked)
     offers = run("sinfo", "--noheader", "--exact", f"--partition={partition}", "--format=%c|%m|%G|%l").stdout.split()
     if not offers:
         text = f"there is no partition {partition!r}; {cure('partition')}"
         return bool(found.add(False, f"{kind} jobs", text))
     if not any(fits(asked, offer) for offer in offers):
-        shown = "; ".join(sorted(describe_offer(offer) for offer in set(offers)))
+        shown = "; ".join(sorted(offer_words(offer) for offer in set(offers)))
         text = f"no node of partition {partition!r} has {words}; its nodes have {shown}. "
         text += "Correct SFT_VS_DPO_GPU_PARTITION, SFT_VS_DPO_GPU_MODEL, gpus, threads, job_memory_gb or job_hours"
         return bool(found.add(False, f"{kind} jobs", text))
@@ -188,7 +181,7 @@ def test_only(asked: dict) -> subprocess.CompletedProcess:
     return run("sbatch", "--test-only", *command, "--wrap", "true")
 
 
-def describe(asked: dict, partition: str) -> str:
+def job_words(asked: dict) -> str:
     """A job's resources in words."""
     parts = [f"{asked['threads']} CPU{'s' * (asked['threads'] > 1)}", f"{asked['mem_mb'] / 1000:g} GB"]
     if asked["gpu"]:
@@ -196,7 +189,7 @@ def describe(asked: dict, partition: str) -> str:
     return ", ".join(parts) + f" for {asked['runtime'] / 60:g} h"
 
 
-def describe_offer(offer: str) -> str:
+def offer_words(offer: str) -> str:
     """A line of sinfo in words."""
     cpus, memory, gres, limit = offer.split("|")
     return f"{cpus} CPUs, {int(memory.rstrip('+')) / 1000:g} GB, {gres.replace('(null)', 'no GPU')}, limit {limit}"

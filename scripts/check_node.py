@@ -41,26 +41,24 @@ def main() -> None:
     found.add(
         same,
         "folder",
-        f"sees {os.getcwd()} and a file written {time.time() - login['written']:.0f} s ago"
-        if same
-        else f"works in {os.getcwd()}, not in {login['folder']}; put the folder on a file system that all nodes share",
+        f"sees {os.getcwd()} and a file written {time.time() - login['written']:.0f} s ago",
+        f"works in {os.getcwd()}, not in {login['folder']}; put the folder on a file system that all nodes share",
     )
     lock_findings(Path(".snakemake/alive.lock"), found)
     environment_findings(args.lock, found)
     cpu = cpu_class()
     enough = args.cpu_instructions == "native" or cpu.endswith(("avx2", "avx512f"))
-    found.add(enough, "processor", cpu if enough else f"{cpu}; cpu_instructions {args.cpu_instructions!r} needs AVX2")
+    found.add(enough, "processor", cpu, f"{cpu}; cpu_instructions {args.cpu_instructions!r} needs AVX2")
     if args.gpus:
         gpu_findings(args.gpus, args.model.get("precision", "fp32"), found)
-    files = [path for path in args.weights.glob("*")]
+    files = list(args.weights.glob("*"))
     if files:
         gone = [path.name for path in files if not path.is_file()]
         found.add(
             not gone,
             "model",
-            f"{len(files)} files of {args.weights} can be read"
-            if not gone
-            else f"{args.weights}: {', '.join(gone)} cannot be read here; the folder or hub cache that they link to "
+            f"{len(files)} files of {args.weights} can be read",
+            f"{args.weights}: {', '.join(gone)} cannot be read here; the folder or hub cache that they link to "
             "must be on a file system that all nodes share (HF_HOME for the hub)",
         )
     else:
@@ -99,9 +97,7 @@ def environment_findings(lock: str, found: Findings) -> None:
         found.add(False, "environment", f"{sys.prefix}: {type(error).__name__}: {error}; run `make setup` again")
     else:
         text = f"{sys.prefix}: {len(versions)} packages as locked, torch, TRL and bitsandbytes load"
-        found.add(
-            None if off else True, "environment", text if not off else f"{text}; {len(off)} off the lock, allowed"
-        )
+        found.add(None if off else True, "environment", text + f"; {len(off)} off the lock, allowed" * bool(off))
 
 
 def gpu_findings(gpus: int, precision: str, found: Findings) -> None:
@@ -120,13 +116,10 @@ def gpu_findings(gpus: int, precision: str, found: Findings) -> None:
     count = torch.cuda.device_count()
     cards = [torch.cuda.get_device_properties(number) for number in range(count)]
     names = ", ".join(f"{card.name} {card.total_memory / 1e9:.0f} GB" for card in cards)
-    found.add(count >= gpus, "GPU", names if count >= gpus else f"{names}; the study asks for {gpus}")
+    found.add(count >= gpus, "GPU", names, f"{names}; the study asks for {gpus}")
     if precision != "fp32":
-        found.add(
-            torch.cuda.is_bf16_supported(),
-            "bfloat16",
-            "supported" if torch.cuda.is_bf16_supported() else f"{names} cannot; set model.precision to fp32",
-        )
+        cure = f"{names} cannot; set model.precision to fp32"
+        found.add(torch.cuda.is_bf16_supported(), "bfloat16", "supported", cure)
     if precision in ("int8", "nf4"):
         bitsandbytes_findings(precision, found)
 

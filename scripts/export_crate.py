@@ -85,13 +85,13 @@ class Study:
         self.config, self.files = config, {}
         self.programs = {f"scripts/{manifest['rule']}.py" for manifest in manifests.values()}
         self.ended = max(end_time(manifest) for manifest in manifests.values())
-        self.describe()
+        self.add_heading()
         self.add_workflow(engine)
         tools = self.add_tools(manifests)
         actions = [self.add_action(path, manifest, tools) for path, manifest in manifests.items()]
         self.add_run(manifests, actions, tools, engine)
 
-    def describe(self) -> None:
+    def add_heading(self) -> None:
         """The crate as a whole, and the profiles that it follows."""
         self.crate.name = f"sft-vs-dpo: study {self.config['study']}"
         self.crate.description = (

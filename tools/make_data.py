@@ -82,7 +82,7 @@ def sample_rounds(sampler: Sampler, prompts: list[dict], work: Path, python: Pat
                 and (number < 2 or row["category"] != "end_phrase")
             ]
             seed = SEED + 100_000 * number
-            new = branch(sampler, still_open, answers, seed) if number else answer(sampler, still_open, seed)
+            new = branches(sampler, still_open, answers, seed) if number else fresh(sampler, still_open, seed)
             graded = zip(new, grade(new, python), strict=True)
             found = [{**{key: row[key] for key in ("prompt", "text", "ids")}, "passes": good} for row, good in graded]
             write_json(kept, {"answers": found})
@@ -105,7 +105,7 @@ def count_served(prompts: list[dict], answers: dict[str, list[dict]]) -> Counter
     return Counter((row["use"], row["category"]) for row in prompts if served(row, answers[row["prompt"]]))
 
 
-def answer(sampler: Sampler, prompts: list[dict], seed: int) -> list[dict]:
+def fresh(sampler: Sampler, prompts: list[dict], seed: int) -> list[dict]:
     """COPIES fresh answers to each prompt, those that are usable."""
     say(f"{len(prompts)} prompts, {COPIES} answers each")
     # Neighbours of equal length waste no time on padding.
@@ -114,7 +114,7 @@ def answer(sampler: Sampler, prompts: list[dict], seed: int) -> list[dict]:
     return keep_usable(sampler, [(prompts[n // COPIES], ids) for n, ids in enumerate(found)])
 
 
-def branch(sampler: Sampler, prompts: list[dict], answers: dict[str, list[dict]], seed: int) -> list[dict]:
+def branches(sampler: Sampler, prompts: list[dict], answers: dict[str, list[dict]], seed: int) -> list[dict]:
     """COPIES continuations from a cut of one answer to each prompt, those that are usable."""
     rng = random.Random(seed)  # noqa: S311
     cuts = []

@@ -21,7 +21,6 @@ from __future__ import annotations
 import argparse
 import csv
 import math
-import os
 import re
 import subprocess
 import sys
@@ -73,13 +72,6 @@ def record(results: Path, config: str) -> dict:
         raise UserError(f"{results}: no manifest found; give the folder of a finished study, results/<study>")
     manifests.sort(key=lambda manifest: (manifest["started"], name_of(manifest)))
     jobs = {name_of(manifest): job_of(manifest, results) for manifest in manifests}
-    homes = {os.path.dirname(path): job for job in jobs.values() for path in job["results"]}
-    listed = {path for job in jobs.values() for path in job["results"]}
-    for path in sorted(results.rglob("*")):  # what lies beside a job's results without being in its manifest
-        name = str(path.relative_to(results))
-        kept = name.startswith(("logs/", "benchmarks/")) or name.endswith("manifest.json") or not path.is_file()
-        if not kept and not {name, *map(str, Path(name).parents)} & listed and os.path.dirname(name) in homes:
-            homes[os.path.dirname(name)]["results"][name] = checksum(path)
     return {
         "config": config,
         "study": results.name,

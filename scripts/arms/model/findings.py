@@ -13,8 +13,12 @@ class Findings:
     def __init__(self, machine: str, rows: list[dict] | None = None) -> None:
         self.machine, self.rows = machine, rows or []
 
-    def add(self, passed: bool | None, check: str, text: str) -> bool | None:
-        """Note one check; passed: True, False (the study would fail), or None (worth knowing). Returns `passed`."""
+    def add(self, passed: bool | None, check: str, text: str, otherwise: str = "") -> bool | None:
+        """Note one check; passed: True, False (the study would fail), or None (worth knowing). Returns `passed`.
+
+        text: what was found. otherwise: what to say in its place where the check failed.
+        """
+        text = otherwise if passed is False and otherwise else text
         self.rows.append({"check": check, "passed": passed, "text": text})
         return passed
 
