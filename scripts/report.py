@@ -7,7 +7,7 @@
         --template ../../scripts/report.html.j2 --html report.html
 
 This program and scripts/display choose and format; the words around it are in report.html.j2. Generated text is
-untrusted: the template escapes everything but the figures. Equal inputs give equal bytes.
+untrusted: the template escapes all but what is ours. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from display.frames import read_frame, units
 from display.provenance import data_audit, model_words, provenance, without_paths
 from display.tables import arm_rows, category_cells, contrast_rows, variant
 from display.words import contrast_name, metric_name, number, p_value, spelt_out
-from study.vocabulary import ARMS
+from study.vocabulary import ARMS, METRICS
 
 
 def main() -> None:
@@ -87,6 +87,7 @@ def statistics(tables: dict, decision: dict, variants: list[str]) -> dict[str, o
     metrics = units(contrasts, primary)
     return {
         "metrics": {metric: metric_name(metric) for metric in metrics},
+        "meanings": {name: meaning for _, name, _, meaning in METRICS.values()},
         "units": metrics,
         "arms": ARMS,
         "level": f"{100 * decision['confidence']:g}%",
@@ -101,7 +102,7 @@ def statistics(tables: dict, decision: dict, variants: list[str]) -> dict[str, o
 
 
 def render(template: Path, **context: object) -> str:
-    """The page. Everything is escaped but the figures, which are ours."""
+    """The page. Everything is escaped but the figures and the meanings of the metrics, which are ours."""
     import jinja2
 
     environment = jinja2.Environment(

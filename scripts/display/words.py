@@ -7,8 +7,6 @@ import re
 
 from study.vocabulary import CONTRASTS, METRICS
 
-UNITS = {"logp_margin": "nats per token"}
-
 
 def metric_name(metric: str) -> str:
     """A metric as it is called in figures; one that is not the study's keeps its name."""
@@ -27,7 +25,9 @@ def contrast_name(contrast: str) -> str:
 
 def unit(metric: str, kind: str) -> tuple[float, str]:
     """(factor, unit) in which differences of a metric are shown; a metric that is not ours has no name for its unit."""
-    return (100.0, "percentage points") if kind == "binary" else (1.0, UNITS.get(metric, ""))
+    if kind == "binary":
+        return 100.0, "percentage points"
+    return 1.0, METRICS[metric][2] if metric in METRICS else ""
 
 
 def number(value: float, factor: float, signed: bool = True) -> str:

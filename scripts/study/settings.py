@@ -95,7 +95,7 @@ class Settings:
                     "margin": chosen["margins"].get(name),
                     "role": "primary" if name == chosen["primary_metric"] else "secondary",
                 }
-                for name, (kind, _) in METRICS.items()
+                for name, (kind, *_) in METRICS.items()
             },
         }
 

@@ -23,11 +23,27 @@ CONTRASTS = {
 }
 PRIMARY_CONTRASTS = ("C1", "C2", "C3")
 
-# metric: (kind, name in figures)
+# metric: (kind, name in figures, unit of its differences, what it is)
 METRICS = {
-    "pref_acc": ("binary", "Preference accuracy"),
-    "pass_rate": ("binary", "Graded pass rate"),
-    "logp_margin": ("continuous", "Log-probability margin"),
+    "pref_acc": (
+        "binary",
+        "Preference accuracy",
+        "percentage points",
+        "share of held-out pairs whose chosen answer has the higher log-probability under the policy itself.",
+    ),
+    "pass_rate": (
+        "binary",
+        "Graded pass rate",
+        "percentage points",
+        "share of answers to held-out prompts that follow every instruction, judged by a program (IFEval's checkers). "
+        "An answer that is empty or cut off counts as failed.",
+    ),
+    "logp_margin": (
+        "continuous",
+        "Log-probability margin",
+        "nats per token",
+        "mean log-probability per token of the chosen answer, minus that of the rejected one.",
+    ),
 }
 
 FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
