@@ -57,7 +57,7 @@ def main() -> None:
     job = Job(args)
 
     manifests = {path: read_manifest(path) for path in args.manifests}
-    study = Study(job.settings, manifests, args.engine)
+    study = StudyCrate(job.settings, manifests, args.engine)
     with atomic_path(args.crate) as temporary:
         study.crate.write_zip(temporary)
         problems = validate(temporary)
@@ -71,7 +71,7 @@ def main() -> None:
     )
 
 
-class Study:
+class StudyCrate:
     """The crate of a study: `crate`, and `files`, path -> its entity.
 
     config: the study's whole configuration. manifests: path -> manifest, of all jobs. engine: Snakemake's version.

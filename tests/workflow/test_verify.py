@@ -205,9 +205,9 @@ def test_each_fault_is_found_and_nothing_else_is_blamed(study, damage):
 
 def test_off_lock_is_refused_unless_allowed_and_then_recorded(study):
     target = f"{RESULTS}/data/sft.audit.json"
-    lock = (study.folder / "envs/stats.yaml").read_text()
+    lock = (study.folder / "envs/grade.yaml").read_text()
     pinned = next(line for line in lock.splitlines() if '"jinja2==' in line).split("==")[1].split()[0]
-    study.edit("envs/stats.yaml", f"jinja2=={pinned}", "jinja2==3.0.0")
+    study.edit("envs/grade.yaml", f"jinja2=={pinned}", "jinja2==3.0.0")
     done = study.snakemake("--cores", "1", target)
     assert done.returncode != 0
     assert f"jinja2 {pinned} (pinned: 3.0.0)" in done.stdout
@@ -219,7 +219,7 @@ def test_off_lock_is_refused_unless_allowed_and_then_recorded(study):
     assert read(study, "data/sft.manifest.json")["off_lock"] == {"jinja2": ["3.0.0", pinned]}
     code, said = verify(study)
     assert code != 0
-    wanted = f"{RESULTS}/data/sft.manifest.json: jinja2 {pinned} is off the lock: envs/stats.yaml pins 3.0.0"
+    wanted = f"{RESULTS}/data/sft.manifest.json: jinja2 {pinned} is off the lock: envs/grade.yaml pins 3.0.0"
     assert any(line.startswith(f"{RESULTS}/") and f"jinja2 {pinned} is off the lock" in line for line in said), said
     assert any("(allow_off_lock)" in line and line.startswith(wanted) for line in said), said
 
