@@ -81,12 +81,12 @@ def rung_words(probes: list[dict]) -> list[str]:
                 f"{asked['micro_batch_size']}; {listed(sizes)} did not fit {facts['card']})"
             )
         if used["max_length"] < asked["max_length"]:
-            shortened.append((used["max_length"], f"{stage} did not fit {facts['card']} with longer ones"))
+            why = f"{stage} did not fit {facts['card']} with longer ones"
+            shortened.append((used["max_length"], asked["max_length"], why))
     if shortened:
-        longest, why = min(shortened)[0], "; ".join(words for _, words in shortened)
-        found.append(
-            f"The training rows of all arms have at most {longest} tokens (asked for {asked['max_length']}; {why})"
-        )
+        longest, asked_for, _ = min(shortened)
+        why = "; ".join(why for _, _, why in shortened)
+        found.append(f"The training rows of all arms have at most {longest} tokens (asked for {asked_for}; {why})")
     return found
 
 

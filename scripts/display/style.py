@@ -21,8 +21,8 @@ def use_style() -> None:
     axes = {"axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": GREY}
     spines = {"axes.spines.top": False, "axes.spines.right": False, "axes.facecolor": "none"}
     fixed = {"font.family": "DejaVu Sans", "svg.hashsalt": "sft-vs-dpo", "svg.fonttype": "path"}
-    fixed["text.parse_math"] = False  # a dollar in a category is a dollar
     matplotlib.rcParams.update(text | thin | sizes | axes | spines | fixed)
+    matplotlib.rcParams["text.parse_math"] = False  # a dollar in a category is a dollar
 
 
 def new_figure(width: float, height: float, rows: int, columns: int, **options):
