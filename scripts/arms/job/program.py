@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from typing import Any
 
 Key = Callable[[str], str] | None
 
@@ -39,15 +40,15 @@ class JobParser(argparse.ArgumentParser):
         self.keys: dict[str, dict[str, Key]] = {"inputs": {}, "outputs": {}}
         self.input("gates", nargs="*", default=[], help="results of checks that had to pass first; only recorded")
 
-    def input(self, name: str, *, key: Key = None, recorded: bool = True, **options: object) -> None:
+    def input(self, name: str, *, key: Key = None, recorded: bool = True, **options: Any) -> None:
         """Declare a file that the program reads, by the flag --NAME; see `_declare`."""
         self._declare("inputs", name, key, recorded, options)
 
-    def output(self, name: str, *, key: Key = None, **options: object) -> None:
+    def output(self, name: str, *, key: Key = None, **options: Any) -> None:
         """Declare a file that the program makes, by the flag --NAME; see `_declare`."""
         self._declare("outputs", name, key, True, options)
 
-    def _declare(self, side: str, name: str, key: Key, recorded: bool, options: dict[str, object]) -> None:
+    def _declare(self, side: str, name: str, key: Key, recorded: bool, options: dict[str, Any]) -> None:
         """Add the flag, required unless it has a default. With `nargs` it is several files.
 
         key: makes a path's key in the manifest; without it that is the name, and of several files the path itself.
@@ -58,7 +59,7 @@ class JobParser(argparse.ArgumentParser):
         if recorded:
             self.keys[side][name] = key
 
-    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:
+    def parse_args(self, args=None, namespace=None) -> argparse.Namespace:  # type: ignore[override]
         """The arguments, with the files that were given as `inputs` and `outputs`."""
         parsed = super().parse_args(args, namespace)
         for side, keys in self.keys.items():
