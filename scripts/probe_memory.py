@@ -18,7 +18,8 @@ from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, read_jsonl, write_json
 from arms.job.manifest import Job, add_job_arguments
-from arms.memory.ladder import card, is_known, is_out_of_memory, memory_key, rungs, worst_batches
+from arms.memory.ladder import card, is_out_of_memory, worst_batches
+from study.rungs import is_known, memory_key, rungs
 
 # Of a GPU's memory, what a probe leaves free: shuffled batches of many lengths fragment what training allocates, and
 # several GPUs exchange gradients through buffers that one does not have.

@@ -4,10 +4,9 @@ A rung is a micro-batch size and a longest row. Rule probe_memory finds, before 
 every run of a stage trains on it, so arms never differ. The effective batch stays what was asked for.
 
 A rung that turns out too large in training itself is put on record in a folder beside the rung, one file each, whose
-name says what was too large for what: the rules read the names, so the same command probes again, below that rung, and
-makes all runs of the stage again. Delete the folder to have its rungs tried once more, on a larger card, say.
-
-Nothing here imports torch at its top, since the rules import it.
+name says what was too large for what: the rules read the names (study/rungs.py), so the same command probes again,
+below that rung, and makes all runs of the stage again. Delete the folder to have its rungs tried once more, on a larger
+card, say.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from arms.job.files import UserError, read_json, sha256_file, write_json
+from study.rungs import TOO_LARGE, is_known, record_name, recorded
 
 if TYPE_CHECKING:
     from arms.job.manifest import Job
     from arms.training.trainer import Curves
 
-TOO_LARGE = "too_large"  # the folder of records, beside the rungs
 MESSAGES = (
     "CUDA out of memory",  # torch's caching allocator, also as torch.cuda.OutOfMemoryError
     "CUDA error: out of memory",  # the driver, for what torch does not allocate itself
@@ -42,39 +41,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     and its "cublasLt ran into an error!" has other causes too (cards without int8 matrix products): neither counts.
     """
     return isinstance(error, MemoryError) or any(message in str(error) for message in MESSAGES)
-
-
-def memory_key(settings: dict) -> str:
-    """What a record of "too large" holds for: everything that decides memory but the rung itself, as a short digest."""
-    decide = ("stage", "model", "precision", "lora", "start", "gradient_checkpointing", "gpus")
-    return sha256_bytes(canonical_json({name: settings.get(name) for name in decide}).encode())[:16]
-
-
-def recorded(folder: str | Path, key: str) -> list[list[int]]:
-    """[micro-batch size, longest row] of every rung on record as too large for `key`, below `folder`."""
-    paths = Path(folder, TOO_LARGE).glob(f"{key}-*-*.json")
-    return sorted([int(number) for number in path.stem.split("-")[1:]] for path in paths)
-
-
-def rungs(settings: dict) -> list[dict[str, int]]:
-    """Every rung from what was asked for downwards: micro_batch_size and max_length.
-
-    settings: batch_size, micro_batch_size, least_micro_batch_size, gpus (processes that share a batch) and
-    max_lengths, the lengths to try in turn. At each length the micro-batch shrinks first.
-    """
-    batch, gpus = settings["batch_size"], settings["gpus"]
-    sizes = range(settings["micro_batch_size"], settings["least_micro_batch_size"] - 1, -1)
-    return [
-        {"micro_batch_size": size, "max_length": length}
-        for length in settings["max_lengths"]
-        for size in sizes
-        if batch % (size * gpus) == 0
-    ]
-
-
-def is_known(rung: dict[str, int], too_large: list[list[int]]) -> bool:
-    """Whether a rung on record as too large asks for no more than `rung` does."""
-    return any(rung["micro_batch_size"] >= size and rung["max_length"] >= length for size, length in too_large)
 
 
 def worst_batches(rows: list[dict], size: int, forking: bool) -> list[dict]:
@@ -157,8 +123,7 @@ class Rung:
 
     def record(self) -> Path:
         """The file that says that this rung is too large."""
-        name = f"{self.key}-{self.micro_batch_size}-{self.max_length}.json"
-        return Path(self.paths[0]).parent / TOO_LARGE / name
+        return Path(self.paths[0]).parent / TOO_LARGE / record_name(self.key, self.used())
 
     @contextlib.contextmanager
     def recording(self, curves: Curves) -> Iterator[None]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import DPO, LORA, RECIPE, SFT, TOKENS, TORCH, WORDS, Study, training_flags
 
-from arms.memory.ladder import is_known, is_out_of_memory, memory_key, rungs, worst_batches
+from arms.memory.ladder import is_out_of_memory, worst_batches
+from study.rungs import is_known, memory_key, rungs
 
 WIDE = {"source": "random", "family": "llama", "hidden_size": 64, "layers": 2, "heads": 4, "kv_heads": 2}
 WIDE |= {"intermediate_size": 16384, "vocab_size": 400, "seed": 0}  # activations of 0.1 MB a token and layer
