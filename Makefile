@@ -12,7 +12,7 @@ export UV_NO_PROGRESS := 1
 
 CHECKSUMS ?= config/checksums/demo.json
 
-.PHONY: demo reproduce checksums test unit workflow slurm conda setup envs docs lint clean help
+.PHONY: demo reproduce checksums test unit house workflow slurm conda setup envs docs lint clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,11 +38,15 @@ setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenanc
 test: setup .envs/pytest/.ready lint  ## run all tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line workflow unit slurm conda
 
-unit:  ## unit tests, each in the environment of what it tests
-	@echo "==> unit tests, each in the environment of what it tests"
-	.envs/stats/bin/python tests/run.py tests/unit/stats
-	.envs/grade/bin/python tests/run.py tests/unit/grade
-	.envs/train/bin/python tests/run.py tests/unit/train
+unit: unit-stats unit-grade unit-train  ## unit tests, each in the environment of what it tests
+
+unit-%:
+	@echo "==> unit tests in the environment '$*'"
+	.envs/$*/bin/python tests/run.py tests/unit/$*
+
+house:  ## lengths, directions of imports, what rules hold, and that what the documents name exists
+	@echo "==> the measures of the house"
+	.envs/driver/bin/python tests/run.py tests/house
 
 workflow:  ## tests of the workflow, through the public command
 	@echo "==> the workflow, through the public command"
@@ -56,7 +60,7 @@ conda: setup .envs/pytest/.ready  ## only the tests through --sdm conda, with a 
 	@echo "==> the workflow through --sdm conda, with a stand-in for conda, which installs 7 GB once"
 	.envs/driver/bin/python tests/run.py tests/conda
 
-lint:
+lint:  ## all linters and the type checker; .pre-commit-config.yaml runs the same before a commit
 	@echo "==> lint"
 	.envs/driver/bin/ruff check .
 	.envs/driver/bin/ruff format --check .

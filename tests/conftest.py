@@ -28,6 +28,13 @@ class Clone:
                 shutil.copy2(ROOT / name, folder / name)
         (folder / ".envs").symlink_to(ROOT / ".envs")
 
+    @classmethod
+    def at(cls, folder: Path) -> "Clone":
+        """A folder that is there already."""
+        there = object.__new__(cls)
+        there.folder = folder
+        return there
+
     def snakemake(self, *arguments: str, config: str = SMOKE, **environment: str) -> subprocess.CompletedProcess:
         """Run snakemake with a configuration and some variables; its output is in `stdout`."""
         return subprocess.run(
@@ -42,9 +49,7 @@ class Clone:
     def copy(self, folder: Path) -> "Clone":
         """The same with its results, in another folder, to be edited freely."""
         shutil.copytree(self.folder, folder, symlinks=True)
-        copied = object.__new__(Clone)
-        copied.folder = folder
-        return copied
+        return Clone.at(folder)
 
     def planned(self, *arguments: str, config: str = SMOKE, **environment: str) -> dict[str, int]:
         """Job counts that a dry run plans, without `all`; empty when nothing is to be done."""
