@@ -17,6 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from arms.job.files import UserError
+from display.figures import read_curves
+from display.words import interval, number, p_value
 from study.vocabulary import FIGURES
 
 ROOT = Path(__file__).parents[3]
@@ -285,6 +288,21 @@ def test_figures_exist_in_both_formats(study):
         assert "<path" in (study / f"figures/{name}.svg").read_text()
     left = json.loads((study / "plot.manifest.json").read_text())
     assert len(left["outputs"]) == 2 * len(FIGURES)
+
+
+@pytest.mark.parametrize("folder", ["base", "sft_dpo-beta~0.3-seed1", "notes"])
+def test_curves_must_be_of_a_run_of_the_studys_own_recipe(folder):
+    with pytest.raises(UserError, match=f"{folder}/curves.parquet: its folder must be named <arm>-seed<number>"):
+        read_curves([f"results/{folder}/curves.parquet"])
+
+
+def test_numbers_as_readers_see_them():
+    assert [number(value, 100) for value in (0.123, -0.041, 0.0, -0.0001)] == ["+12.3", "−4.1", "0.0", "0.0"]
+    assert [number(value, 1, signed=False) for value in (0.0414, -0.2)] == ["0.041", "−0.200"]
+    assert (interval(-0.1, 0.2, 100), interval(math.nan, math.nan, 100)) == ("−10.0 to +20.0", "—")
+    found = [p_value(p) for p in (0.0004, 0.0123, 0.25, math.nan)]
+    assert found == ["< 0.001", "0.012", "0.25", ""]
+    assert [p_value(p, "p = ") for p in (0.0004, 0.25)] == ["p < 0.001", "p = 0.25"]
 
 
 def test_page_gives_the_answer(study, page):
