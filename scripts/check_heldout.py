@@ -5,56 +5,36 @@
         --heldout-pairs config/data/heldout_preferences.jsonl --heldout-prompts config/data/heldout_prompts.jsonl \
         --audit results/demo/data/heldout.audit.json --prompts results/demo/data/prompts.parquet
 
-Bad rows and held-out prompts that are also trained on end it with one message; nothing is repaired or dropped.
+Bad rows, and held-out prompts that are also trained on or cannot be graded, end it with one message; nothing is mended
+or dropped.
 prompts.parquet has one row for each held-out pair and held-out prompt (they are scored apart, and keyed by their id):
 prompt_id, prompt_sha256, category, cluster_id, split; all strings, sorted by prompt_id.
 """
 
 from __future__ import annotations
 
-import argparse
-
-from arms.data.audit import (
-    PAIR_COLUMNS,
-    PROMPT_COLUMNS,
-    SFT_COLUMNS,
-    Table,
-    check_leakage,
-    check_pair_rows,
-    cluster_id,
-    describe,
-    near_duplicates,
-    prompt_sha256,
-)
+from arms.data.audit import Table, check_pair_rows, cluster_id, prompt_sha256, summary_of
+from arms.data.checks import HELDOUT, check_parser, compare_with_heldout, read_files
 from arms.job.files import UserError, atomic_path, exit_with_message, write_json
-from arms.job.manifest import Job, add_job_arguments
+from arms.job.manifest import Job
 
 
 def main() -> None:
     """Read, check, describe, list."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_arguments(parser)
-    parser.add_argument("--sft", required=True, metavar="FILE", help="SFT rows (only their prompts are read)")
-    parser.add_argument("--pairs", required=True, metavar="FILE", help="training pairs (only their prompts are read)")
-    parser.add_argument("--heldout-pairs", required=True, metavar="FILE", help="pairs that no arm is trained on")
-    parser.add_argument("--heldout-prompts", required=True, metavar="FILE", help="prompts that no arm is trained on")
-    parser.add_argument("--audit", required=True, metavar="FILE", help="what was found, as JSON (output)")
-    parser.add_argument("--prompts", required=True, metavar="FILE", help="the held-out prompts, as parquet (output)")
+    parser = check_parser(__doc__, "sft", "pairs")
+    parser.output("prompts", help="the held-out prompts, as parquet (output)")
     args = parser.parse_args()
     job = Job(args)
 
-    trained = [Table(args.sft, SFT_COLUMNS), Table(args.pairs, PAIR_COLUMNS)]
-    pairs, prompts = Table(args.heldout_pairs, PAIR_COLUMNS), Table(args.heldout_prompts, PROMPT_COLUMNS)
+    trained, (pairs, prompts) = read_files(args, "sft", "pairs"), read_files(args, *HELDOUT)
     check_pair_rows(pairs)
-    for table in trained:
-        check_leakage(table, [pairs, prompts])
+    near = compare_with_heldout(trained, [pairs, prompts])
     entries = list_prompts(pairs, prompts)
-    near = [entry for table in trained for heldout in (pairs, prompts) for entry in near_duplicates(table, heldout)]
     clusters = len({entry["cluster_id"] for entry in entries})
     audit = {
         "schema": 1,
-        "heldout_pairs": describe(pairs),
-        "heldout_prompts": describe(prompts),
+        "heldout_pairs": summary_of(pairs),
+        "heldout_prompts": summary_of(prompts),
         "heldout_clusters": clusters,
         "near_duplicates": near,
     }
@@ -62,16 +42,7 @@ def main() -> None:
     write_json(args.audit, audit)
     job.say(f"{len(pairs.rows)} held-out pairs and {len(prompts.rows)} held-out prompts in {clusters} clusters")
     job.say(f"none is trained on; {len(near)} are near-duplicates")
-    job.finish(
-        inputs={
-            "sft": args.sft,
-            "pairs": args.pairs,
-            "heldout_pairs": args.heldout_pairs,
-            "heldout_prompts": args.heldout_prompts,
-        },
-        outputs={"audit": args.audit, "prompts": args.prompts},
-        clusters=clusters,
-    )
+    job.finish(clusters=clusters)
 
 
 def list_prompts(pairs: Table, prompts: Table) -> list[dict[str, str]]:

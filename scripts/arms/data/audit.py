@@ -16,7 +16,7 @@ from arms.job.files import UserError, read_jsonl, sha256_bytes
 
 SFT_COLUMNS = {"id": str, "prompt": str, "completion": str, "category": str}
 PAIR_COLUMNS = {"id": str, "prompt": str, "chosen": str, "rejected": str, "category": str, "negative": str}
-PROMPT_COLUMNS = {"id": str, "prompt": str, "category": str}
+PROMPT_COLUMNS = {"id": str, "prompt": str, "category": str, "instruction_id_list": list, "kwargs": list}
 SHOWN = 5  # offending lines in a message
 SHINGLE = 5  # words
 NEAR = 0.8  # Jaccard similarity of word 5-grams from which two prompts count as near-duplicates
@@ -30,7 +30,7 @@ class Table:
         self.path = Path(path)
         self.texts = [name for name in ("prompt", "completion", "chosen", "rejected") if name in columns]
         self.rows = read_jsonl(path, columns)
-        for name in columns:
+        for name in (name for name, kind in columns.items() if kind is str):
             self.refuse(
                 [row["_row"] for row in self.rows if not row[name].strip()],
                 f"{name!r} is empty or only white space",
@@ -180,7 +180,7 @@ def cluster_id(row: dict) -> str:
     return given if given else sha256_bytes(normalise(row["prompt"]).encode("utf-8"))[:16]
 
 
-def describe(table: Table) -> dict:
+def summary_of(table: Table) -> dict:
     """Rows, counts by category (and negative), distinct prompts, and lengths in characters of every text column."""
     summary = {
         "rows": len(table.rows),

@@ -62,8 +62,8 @@ def write_random_model(settings: dict, texts: Iterable[str], folder: str | Path)
     write_weights(settings, vocabulary, folder)
 
 
-def strings(paths: Iterable[str | Path]) -> Iterator[str]:
-    """Every string value in some JSON Lines files, in order."""
+def strings(path: str | Path) -> Iterator[str]:
+    """Every string value in a JSON Lines file, in order."""
 
     def inside(value: object) -> Iterator[str]:
         if isinstance(value, str):
@@ -72,8 +72,7 @@ def strings(paths: Iterable[str | Path]) -> Iterator[str]:
             for item in value.values() if isinstance(value, dict) else value:
                 yield from inside(item)
 
-    for path in paths:
-        yield from inside(read_jsonl(path, {}))
+    yield from inside(read_jsonl(path, {}))
 
 
 def write_tokenizer(tokenizer_kind: dict, size: int, texts: Iterable[str], folder: Path) -> dict[str, int]:

@@ -155,20 +155,18 @@ class Study:
             for name, chosen, rejected in (("q3", -8.0, -8.0), ("q1", -8.0, -12.0), ("q2", -9.0, -8.0))
         ]
 
-    def run(self, arm="sft", seed="1", out="out"):
+    def run(self, run="sft-seed1", out="out"):
         lines = [json.dumps({k: v for k, v in row.items() if k != "_row"}) for row in self.prompts]
         (self.folder / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
         pq.write_table(pa.Table.from_pylist(self.generations), self.folder / "generations.parquet")
         pq.write_table(pa.Table.from_pylist(self.pairs), self.folder / "logps.parquet")
         out = self.folder / out
         flags = {
-            "job": '{"rule": "grade", "settings": {}}',
+            "job": json.dumps({"rule": "grade", "wildcards": {"run": run}, "settings": {}}),
             "manifest": out / "manifest.json",
             "prompts": self.folder / "prompts.jsonl",
             "generations": self.folder / "generations.parquet",
             "pair-logps": self.folder / "logps.parquet",
-            "arm": arm,
-            "train-seed": seed,
             "pref-acc": out / "pref_acc.parquet",
             "pass-rate": out / "pass_rate.parquet",
             "logp-margin": out / "logp_margin.parquet",
@@ -252,14 +250,14 @@ def test_equal_inputs_give_equal_bytes(study):
 
 
 def test_base_has_seed_minus_one(study):
-    rows = pq.read_table(study.run(arm="base", seed="-1")["pref_acc"]).to_pylist()
+    rows = pq.read_table(study.run("base")["pref_acc"]).to_pylist()
     assert {(r["arm"], r["train_seed"]) for r in rows} == {("base", -1)}
 
 
-@pytest.mark.parametrize(("arm", "seed"), [("base", "0"), ("sft", "-1")])
-def test_seed_minus_one_belongs_to_base(study, arm, seed):
-    with pytest.raises(UserError, match="belongs to base"):
-        study.run(arm=arm, seed=seed)
+@pytest.mark.parametrize("run", ["base-seed0", "sft", "none-seed1"])
+def test_a_wrong_run_is_named(study, run):
+    with pytest.raises(UserError, match=f"'{run}' is no run"):
+        study.run(run)
 
 
 def drop(rows, number):
@@ -274,7 +272,7 @@ def drop(rows, number):
         (lambda s: s.generations[0].update(prompt_id="x9"), "prompt_id 'x9' is not in"),
         (lambda s: s.generations[0].update(status="fine"), "'p2' has status 'fine'"),
         (lambda s: s.generations.clear(), "no column 'prompt_id'"),
-        (lambda s: s.prompts.append(prompt_row("no_comma", "p1")), "line 3: id 'p1' is also in line 2"),
+        (lambda s: s.prompts.append(prompt_row("no_comma", "p1")), "lines 2 and 3: 'id' occurs twice"),
         (lambda s: s.prompts[0].pop("kwargs"), "line 1: column 'kwargs' is missing"),
         (lambda s: s.pairs.append(s.pairs[0]), "pair_id 'q3' is there 2 times"),
         (lambda s: s.pairs[1].update(chosen_logp=math.nan), "pair_id 'q1' has chosen_logp = nan"),

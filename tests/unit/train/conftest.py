@@ -141,7 +141,7 @@ def make_study(folder: Path, family: str) -> Study:
     )
     tokens = TOKENS if family != "gpt2" else {**TOKENS, "template": "Q: {prompt}\nA:"}
     for kind in ("sft", "pairs"):
-        flags = ["--data", "data.jsonl", "--kind", kind, "--output", f"{kind}.parquet", "--audit", f"{kind}.json"]
+        flags = ["--data", "data.jsonl", "--kind", kind, "--tokens", f"{kind}.parquet", "--audit", f"{kind}.json"]
         study.run("tokenize_data", tokens, "--model", "model/model.json", *flags)
     return study
 

@@ -54,7 +54,7 @@ def uneven(study, tmp_path_factory):
         shutil.copytree(study.folder / name, folder / name)
     study = Study(folder)
     (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in uneven_pairs()))
-    flags = ["--data", "pairs.jsonl", "--kind", "pairs", "--output", "pairs.parquet", "--audit", "pairs.json"]
+    flags = ["--data", "pairs.jsonl", "--kind", "pairs", "--tokens", "pairs.parquet", "--audit", "pairs.json"]
     study.run("tokenize_data", TOKENS, "--model", "model/model.json", *flags)
     study.score("base.parquet")
     study.score("sft.table.parquet", "--adapter", "sft/arm.json")

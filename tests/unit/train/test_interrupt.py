@@ -104,7 +104,7 @@ JOBS = {
 @pytest.fixture(scope="module")
 def prompts(study) -> None:
     """prompts.parquet in the study's folder."""
-    flags = ["--data", "data.jsonl", "--kind", "prompts", "--output", "prompts.parquet", "--audit", "prompts.json"]
+    flags = ["--data", "data.jsonl", "--kind", "prompts", "--tokens", "prompts.parquet", "--audit", "prompts.json"]
     study.run("tokenize_data", TOKENS, "--model", "model/model.json", *flags)
 
 

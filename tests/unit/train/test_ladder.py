@@ -41,7 +41,7 @@ def study(tmp_path_factory):
         flags = ["--weights", "model/weights", "--card", "model/model.json", "--text", "data.jsonl"]
         made.run("fetch_model", {"model": WIDE}, *flags)
         for kind in ("sft", "pairs"):
-            flags = ["--data", "data.jsonl", "--kind", kind, "--output", f"{kind}.parquet", "--audit", f"{kind}.json"]
+            flags = ["--data", "data.jsonl", "--kind", kind, "--tokens", f"{kind}.parquet", "--audit", f"{kind}.json"]
             made.run("tokenize_data", {**TOKENS, "max_length": 256}, "--model", "model/model.json", *flags)
         bare = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True)
         made.bare = int(bare.stdout) // 1024

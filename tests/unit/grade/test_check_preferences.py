@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("statsmodels", reason="needs the stats environment")
+pytest.importorskip("lm_eval", reason="runs in the grade environment")
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +35,13 @@ def pair_rows(prefix: str) -> list[dict]:
 
 def prompt_rows() -> list[dict]:
     return [
-        {"id": f"p{i}", "prompt": f"Write {i} haiku about rain.", "category": "format", "kwargs": [{"n": i}]}
+        {
+            "id": f"p{i}",
+            "prompt": f"Write {i} haiku about rain.",
+            "category": "format",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        }
         for i in range(3)
     ]
 
@@ -46,10 +52,10 @@ def check(tmp_path):
     folder = tmp_path / 'it\'s "data"'
     folder.mkdir()
 
-    def run(pairs=None, heldout_pairs=None, heldout_prompts=None) -> subprocess.CompletedProcess:
+    def run(pairs=None, heldout_pairs=None, heldout_prompts=None, rule=None) -> subprocess.CompletedProcess:
         """The check that owns what was changed: the training pairs, or the held-out rows."""
-        rule = "check_heldout" if heldout_pairs or heldout_prompts else "check_preferences"
-        command = [sys.executable, str(ROOT / "scripts" / f"{rule}.py"), "--lock", str(ROOT / "envs/stats.yaml")]
+        rule = rule or ("check_heldout" if heldout_pairs or heldout_prompts else "check_preferences")
+        command = [sys.executable, str(ROOT / "scripts" / f"{rule}.py"), "--lock", str(ROOT / "envs/grade.yaml")]
         command += ["--job", json.dumps({"rule": rule, "wildcards": {}, "settings": {}, "code": "0"})]
         command += ["--manifest", str(folder / "manifest.json"), "--audit", str(folder / "audit.json")]
         if rule == "check_heldout":
@@ -175,6 +181,15 @@ def test_bad_pairs_are_refused(check, table, changes, words):
 
 def test_two_answers_to_one_prompt_are_fine(check):
     assert check(pairs=with_row(chosen="Another good one.", rejected="Another bad one.")).returncode == 0
+
+
+@pytest.mark.parametrize("rule", ["check_preferences", "check_heldout"])
+def test_heldout_prompts_that_cannot_be_graded_are_refused_before_training(check, rule):
+    rows = prompt_rows()
+    rows[1]["instruction_id_list"] = ["punctuation:no_coma"]
+    told = refusal(check(heldout_prompts=rows, rule=rule))
+    assert "heldout_prompts.jsonl, line 2 (id 'p1'): unknown instruction 'punctuation:no_coma'" in told
+    assert not (check.folder / "audit.json").exists()
 
 
 @pytest.mark.parametrize("table", ["heldout_pairs", "heldout_prompts"])

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[3]
-pytest.importorskip("statsmodels", reason="needs the stats environment")
+pytest.importorskip("lm_eval", reason="runs in the grade environment")
 
 
 def sft_rows() -> list[dict]:
@@ -41,7 +41,13 @@ def pair_rows(prefix: str = "h") -> list[dict]:
 
 def prompt_rows() -> list[dict]:
     return [
-        {"id": f"p{i}", "prompt": f"Write {i} haiku about rain.", "category": "format", "kwargs": [{"n": i}]}
+        {
+            "id": f"p{i}",
+            "prompt": f"Write {i} haiku about rain.",
+            "category": "format",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        }
         for i in range(3)
     ]
 
@@ -59,7 +65,7 @@ def check(tmp_path):
     folder.mkdir()
 
     def run(sft=None, heldout_pairs=None, heldout_prompts=None) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "scripts/check_sft.py"), "--lock", str(ROOT / "envs/stats.yaml")]
+        command = [sys.executable, str(ROOT / "scripts/check_sft.py"), "--lock", str(ROOT / "envs/grade.yaml")]
         command += ["--job", '{"rule": "check_sft", "wildcards": {}, "settings": {}, "code": "0"}']
         command += ["--manifest", str(folder / "manifest.json"), "--audit", str(folder / "audit.json")]
         command += ["--sft", str(write(folder / "sft.jsonl", sft or sft_rows()))]
@@ -147,6 +153,23 @@ def test_bad_heldout_rows_are_refused_too(check):
     rows[2]["category"] = " "
     told = refusal(check(heldout_prompts=rows))
     assert "heldout_prompts.jsonl, line 3: 'category' is empty" in told
+
+
+UNGRADABLE = [
+    ({"instruction_id_list": ["punctuation:no_coma"]}, "line 2 (id 'p1'): unknown instruction 'punctuation:no_coma'"),
+    ({"kwargs": []}, "line 2 (id 'p1'): 1 instruction ids and 0 kwargs"),
+    ({"kwargs": [{"n": 1}]}, "line 2 (id 'p1'): 'punctuation:no_comma' takes the kwargs [], found ['n']"),
+    ({"instruction_id_list": "punctuation:no_comma"}, "line 2: column 'instruction_id_list' must be list, found str"),
+    ({"instruction_id_list": None}, "line 2: column 'instruction_id_list' is missing"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), UNGRADABLE)
+def test_heldout_prompts_that_cannot_be_graded_are_refused_before_training(check, changes, words):
+    rows = prompt_rows()
+    rows[1] = {key: value for key, value in {**rows[1], **changes}.items() if value is not None}
+    assert f"heldout_prompts.jsonl, {words}" in refusal(check(heldout_prompts=rows))
+    assert not (check.folder / "audit.json").exists()
 
 
 def test_missing_file_is_named(check):
