@@ -54,7 +54,7 @@ if config["gpus"]:
         resources:
             **resources.of_model(config["gpus"]),
         params:
-            command=command("check_node", "train", kind="gpu", gpus=config["gpus"], **NODE),
+            **program("check_node", "train", kind="gpu", gpus=config["gpus"], **NODE),
 
 
 rule doctor:

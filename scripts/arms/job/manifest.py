@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from study.runs import Run
 
 SCHEMA = 1  # of manifest.schema.json
 ALLOW_OFF_LOCK = "SFT_VS_DPO_ALLOW_OFF_LOCK"  # set by the workflow for `allow_off_lock: true`; no setting of any job
@@ -139,9 +140,9 @@ def seeds_of(identity: dict[str, dict]) -> dict[str, object]:
     """Every seed among wildcards and settings, by its dotted name: {"wildcards.run": 1, "settings.model.seed": 0}."""
     seeds = {}
     for name, value in flat(identity).items():
-        run = re.fullmatch(r"\w+-seed([0-9]+)", str(value))
-        if run:
-            seeds[name] = int(run[1])
+        if name == "wildcards.run":
+            if (seed := Run.parse(value).seed) is not None:
+                seeds[name] = seed
         elif name.rpartition(".")[2] in ("seed", "seeds", "train_seeds"):
             seeds[name] = value if isinstance(value, list) else int(value)
     return seeds
