@@ -27,8 +27,8 @@ rule check_sft:
         RUN
 
 
-rule check_preferences:
-    """Check the pairs as text, and that no held-out prompt is among them."""
+use rule check_sft as check_preferences with:
+    # Check the pairs as text, and that no held-out prompt is among them.
     input:
         pairs=config["data"]["pairs"],
         heldout_pairs=ancient(config["data"]["heldout_pairs"]),
@@ -40,16 +40,12 @@ rule check_preferences:
         "<logs>/check_preferences.log",
     benchmark:
         "<benchmarks>/check_preferences.tsv"
-    conda:
-        "../envs/grade.yaml"
     params:
         **program("check_preferences", "grade", {}),
-    shell:
-        RUN
 
 
-rule check_heldout:
-    """Check the held-out pairs and prompts as text, that none is trained on, and list them for the statistics."""
+use rule check_sft as check_heldout with:
+    # Check the held-out pairs and prompts as text, that none is trained on, and list them for the statistics.
     input:
         sft=ancient(config["data"]["sft"]),
         pairs=ancient(config["data"]["pairs"]),
@@ -63,12 +59,8 @@ rule check_heldout:
         "<logs>/check_heldout.log",
     benchmark:
         "<benchmarks>/check_heldout.tsv"
-    conda:
-        "../envs/grade.yaml"
     params:
         **program("check_heldout", "grade", {}),
-    shell:
-        RUN
 
 
 rule tokenize_data:

@@ -30,8 +30,8 @@ rule score_pairs:
         RUN_ON_THREADS
 
 
-rule generate:
-    """Answers of one run to the held-out prompts."""
+use rule score_pairs as generate with:
+    # Answers of one run to the held-out prompts.
     input:
         model="<results>/model/model.json",
         adapter=lambda wildcards: study.adapter(wildcards.run),
@@ -43,11 +43,6 @@ rule generate:
         "<logs>/generate/{run}.log",
     benchmark:
         "<benchmarks>/generate/{run}.tsv"
-    conda:
-        "../envs/train.yaml"
-    threads: config["threads"]
-    resources:
-        **resources.of_model(min(config["gpus"], 1)),
     params:
         **program(
             "generate",
@@ -55,8 +50,6 @@ rule generate:
             settings.of_model(generation=config["generation"]),
             checkpoint_minutes=config["checkpoint_minutes"],
         ),
-    shell:
-        RUN_ON_THREADS
 
 
 rule grade:

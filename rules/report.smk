@@ -34,16 +34,10 @@ rule report:
     """One self-contained page: question, answer, figures, tables, examples, data audit, versions."""
     input:
         decision="<results>/stats/decision.json",
-        tables=expand(
-            "<results>/stats/{table}.parquet",
-            table=("contrasts", "arm_means", "heterogeneity", "projection", "missing"),
-        ),
+        tables=expand("<results>/stats/{table}.parquet", table=REPORTED_TABLES),
         template=source("scripts/report.html.j2"),
         figures=expand("<results>/figures/{figure}.svg", figure=FIGURES),
-        audits=[
-            *expand("<results>/data/{name}.audit.json", name=AUDITS),
-            *expand("<results>/tokens/{dataset}.audit.json", dataset=DATASETS),
-        ],
+        audits=study.audits,
         parity="<results>/parity.json",
         variants=expand("<results>/stats{variant}/contrasts.parquet", variant=list(study.recipes)[1:]),
         prompts=config["data"]["heldout_prompts"],

@@ -32,7 +32,7 @@ rule compare:
         ),
         prompts="<results>/data/prompts.parquet",
         plan_lock="<results>/plan.json",
-        gates=["<results>/parity{variant}.json", *expand("<results>/data/{name}.audit.json", name=AUDITS)],
+        gates=["<results>/parity{variant}.json", *study.data_audits],
     output:
         tables=expand("<results>/stats{{variant}}/{table}.parquet", table=TABLES),
         csv=expand("<results>/stats{{variant}}/{table}.csv", table=TABLES),

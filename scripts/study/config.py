@@ -17,7 +17,7 @@ import jsonschema
 import yaml
 
 from study.runs import Run
-from study.vocabulary import DATA_FILES, DATASETS, DPO_ARMS, TRAINED
+from study.vocabulary import AUDITS, DATA_FILES, DATASETS, DPO_ARMS, TRAINED
 
 
 class ConfigError(Exception):
@@ -69,6 +69,16 @@ class Study:
     def adapter(self, run: str) -> list[str]:
         """arm.json of a run's adapter; the base has none."""
         return [] if run == "base" else [f"<results>/{run}/adapter/arm.json"]
+
+    @property
+    def data_audits(self) -> list[str]:
+        """What the checks of the data files found."""
+        return [f"<results>/data/{name}.audit.json" for name in AUDITS]
+
+    @property
+    def audits(self) -> list[str]:
+        """These, and what tokenising found."""
+        return [*self.data_audits, *(f"<results>/tokens/{name}.audit.json" for name in DATASETS)]
 
     @property
     def wildcards(self) -> dict[str, str]:
