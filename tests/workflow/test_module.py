@@ -15,6 +15,12 @@ module sft_vs_dpo:
 
 use rule * from sft_vs_dpo
 
+onstart:
+    sft_vs_dpo.onstart()
+
+onsuccess:
+    sft_vs_dpo.onsuccess()
+
 rule mine:
     default_target: True
     input: rules.all.input
@@ -48,6 +54,13 @@ def test_its_jobs_run_there(clone, elsewhere):
     assert (elsewhere.folder / "results/smoke/data/sft.manifest.json").is_file()
     assert not (clone.folder / "results/smoke").exists()
     assert "check_sft" not in elsewhere.planned(config=None)
+
+
+def test_before_its_jobs_it_looks_for_its_environments(clone, elsewhere):
+    (clone.folder / ".envs").unlink()
+    done = elsewhere.snakemake("--cores", "1", "results/smoke/data/sft.audit.json", config=None)
+    assert done.returncode != 0
+    assert "run `make setup`" in done.stdout
 
 
 def test_another_working_directory(clone, tmp_path):
