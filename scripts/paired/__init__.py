@@ -1,13 +1,28 @@
 """Paired statistics for arms x training seeds x prompts: numpy, scipy, pandas, pyarrow and statsmodels only.
 
-contract     the plan and the score tables, every rule checked, errors that name file, column and key
+A score passes these stages, each once; `analysis` is the way itself:
+
+plan         the analysis plan: metrics, contrasts, error rates, and what may be claimed
+question     what a study asks: arms, contrasts, and the rule and the words of its answer, handed in as data
+prompts      the prompts, with category, cluster and split
+score_files  score tables on disk, every rule of the contract checked, errors that name file, column and key
+scores       one metric as dense arrays, and what a missing output counts as
+estimate     the hypotheses, the paired differences of each, and what describes them
+scopes       one hypothesis: both scopes of claim (checkpoint, method) from one array of paired differences
+families     families, adjusted p-values, a verdict in one word
+decision     the gates, and GO / HOLD / NO-GO / INVALID
+words        verdict, answer and decision in sentences
+tables       everything as tables with fixed columns
+
+The methods that they use:
+
 signflip     the test: exact, saddlepoint or Monte Carlo sign-flip on cluster sums; Wilcoxon for the curious
 intervals    cluster-robust (CR2) and seed-aware (MOVER) variances, intervals, one- and two-sided p
-proportions  one-seed binary data: McNemar, Tango, Newcombe, odds ratio
+proportions  one-seed binary data: Tango, Newcombe, odds ratio
 adjust       Holm, Benjamini-Hochberg, Benjamini-Yekutieli, false coverage rate
 effects      effect sizes, heterogeneity over categories
 power        detectable differences, required prompts and seeds, projections
-inference    one hypothesis: both scopes of claim from one array of paired differences
-contrasts    the whole study: families, rows, tables
-verdict      verdicts, sentences, and the GO / HOLD / NO-GO / INVALID decision
+
+And the command `paired`: compare (with logs, which reads those of evaluation tools, and summary), and freeze, which puts
+a plan on record. What is computed, and why, is in docs/statistics.md.
 """

@@ -9,33 +9,34 @@ from scipy import special, stats
 
 from .signflip import SMALLEST_P
 
-NO_EFFECT_SIZES = dict.fromkeys(
-    (
-        "d_z",
-        "g_z",
-        "d_av",
-        "net_win_rate",
-        "prob_superiority",
-        "rank_biserial",
-        "corr_ab",
-        "variance_ratio",
-    )
-)
 
-
-def effect_sizes(first: np.ndarray, second: np.ndarray) -> dict[str, float | None]:
-    """Effect sizes of paired values, float [n] each (the two sides of a contrast, averaged over seeds).
+@dataclass(frozen=True)
+class EffectSizes:
+    """Effect sizes of paired values; None where the denominator is zero, or there is one pair only.
 
     d_z: mean difference / sd of differences; g_z: the same with Hedges' exact J; d_av: mean difference / root mean
     variance of both sides (Cohen 1988). net_win_rate: mean sign. prob_superiority: P(first > second) + half the ties.
     rank_biserial: matched, zeros dropped (Kerby 2014). corr_ab: Pearson. variance_ratio: paired variance over
-    unpaired, what pairing bought. None where the denominator is zero.
+    unpaired, what pairing bought.
     """
+
+    d_z: float | None = None
+    g_z: float | None = None
+    d_av: float | None = None
+    net_win_rate: float | None = None
+    prob_superiority: float | None = None
+    rank_biserial: float | None = None
+    corr_ab: float | None = None
+    variance_ratio: float | None = None
+
+
+def effect_sizes(first: np.ndarray, second: np.ndarray) -> EffectSizes:
+    """Effect sizes of paired values, float [n] each (the two sides of a contrast, averaged over seeds)."""
     difference = first - second
     difference[np.abs(difference) <= 1e-12 * np.abs(difference).max(initial=0.0)] = 0.0
     n = len(difference)
     if n < 2:
-        return dict(NO_EFFECT_SIZES)
+        return EffectSizes()
     mean, sd = float(difference.mean()), _sd(difference)
     sd_first, sd_second = _sd(first), _sd(second)
     unpaired = sd_first**2 + sd_second**2
@@ -46,16 +47,16 @@ def effect_sizes(first: np.ndarray, second: np.ndarray) -> dict[str, float | Non
         # Plain sums: numpy's corrcoef calls BLAS, whose last bits depend on the number of threads.
         shared = float(((first - first.mean()) * (second - second.mean())).sum()) / (n - 1)
         corr = min(max(shared / (sd_first * sd_second), -1.0), 1.0)
-    return {
-        "d_z": d_z,
-        "g_z": d_z * hedges_correction(n - 1) if d_z is not None else None,
-        "d_av": mean / np.sqrt(unpaired / 2) if unpaired > 0 else None,
-        "net_win_rate": float(signs.mean()),
-        "prob_superiority": float((signs.mean() + 1) / 2),
-        "rank_biserial": _rank_biserial(difference),
-        "corr_ab": corr,
-        "variance_ratio": sd**2 / unpaired if unpaired > 0 else None,
-    }
+    return EffectSizes(
+        d_z=d_z,
+        g_z=d_z * hedges_correction(n - 1) if d_z is not None else None,
+        d_av=mean / np.sqrt(unpaired / 2) if unpaired > 0 else None,
+        net_win_rate=float(signs.mean()),
+        prob_superiority=float((signs.mean() + 1) / 2),
+        rank_biserial=_rank_biserial(difference),
+        corr_ab=corr,
+        variance_ratio=sd**2 / unpaired if unpaired > 0 else None,
+    )
 
 
 def _sd(values: np.ndarray) -> float:

@@ -15,13 +15,15 @@ from scipy import optimize, special
 SMALLEST_LOG_ALPHA = -207.0  # 1e-90: beyond, scipy's t quantiles run into a limit of their own
 
 Components = list[tuple[float, float]]
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class ClusterMean:
     """Mean of n values in G clusters with its standard errors, in the unit of the values.
 
-    se_naive ignores clusters; se_cr0, se_cr1 and se_cr2 are the sandwich estimators; df is Bell-McCaffrey's for CR2.
+    se_naive ignores clusters; se_cr0, se_cr1 and se_cr2 are the sandwich estimators (CR0 and CR1 are what other tools
+    report; only CR2 is used here); df is Bell-McCaffrey's for CR2.
     design_effect = (se_cr2 / se_naive)^2, None where the values do not vary.
     """
 
@@ -107,13 +109,18 @@ class SeedVariance:
     @property
     def same_sign(self) -> int:
         """How many seeds share the sign of the mean; zero, up to rounding, is a sign of its own."""
-        all_values = np.append(self.theta, self.theta.mean())
-        all_values[np.abs(all_values) <= 1e-12 * np.abs(self.theta).max()] = 0.0
-        return int((np.sign(all_values[:-1]) == np.sign(all_values[-1])).sum())
+        return same_sign(self.theta)
+
+
+def same_sign(theta: np.ndarray) -> int:
+    """How many of the estimates, float [S], share the sign of their mean; see `SeedVariance`."""
+    all_values = np.append(theta, theta.mean())
+    all_values[np.abs(all_values) <= 1e-12 * np.abs(theta).max()] = 0.0
+    return int((np.sign(all_values[:-1]) == np.sign(all_values[-1])).sum())
 
 
 def seed_variance(differences: np.ndarray, codes: np.ndarray, n_clusters: int) -> SeedVariance:
-    """Seed and residual variance of crossed seeds x prompts (spec 1.5; equals the balanced ANOVA mean squares).
+    """Seed and residual variance of crossed seeds x prompts (docs/statistics.md, 1.5; equals the balanced ANOVA mean squares).
 
     differences: float [S, n], S >= 2. codes: int [n]. n_clusters >= 2.
     """
@@ -135,7 +142,7 @@ def half_width(components: Components, alpha: float) -> float:
     return float(np.sqrt(sum(special.stdtrit(df, alpha / 2) ** 2 * variance for variance, df in components)))
 
 
-def interval(estimate: float, components: Components, alpha: float) -> tuple[float, float]:
+def interval(estimate: float, components: Components, alpha: float) -> Interval:
     """Two-sided 1 - alpha interval around `estimate`."""
     width = half_width(components, alpha)
     return estimate - width, estimate + width

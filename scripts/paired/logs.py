@@ -21,7 +21,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .contract import NO_SEED, STATUSES, ContractError
+from .files import ContractError
+from .scores import NO_SEED, STATUSES
 
 RUN = re.compile(r"(?P<name>.+?)(:(?P<seed>\d+))?=(?P<path>.+)", re.DOTALL)
 ZIP_ZSTANDARD = 93

@@ -1,4 +1,8 @@
-"""Planning: how many prompts and seeds a difference needs, and what the present ones can detect."""
+"""Planning: how many prompts and seeds a difference needs, and what the present ones can detect.
+
+`n_miller`, `n_mcnemar`, `mcnemar_power` and `n_paired_t` are for whoever plans a study before any score exists; the
+tables use `detectable` and `Design`, which rest on observed variances (docs/statistics.md, 1.12).
+"""
 
 from __future__ import annotations
 

@@ -1,38 +1,19 @@
 """One-seed binary data: the paired 2 x 2 table.
 
 n12 counts the prompts where the first arm is right and the second wrong, n21 the reverse; the difference of
-proportions is (n12 - n21) / n. The primary interval is Tango's; Wald is here because the tests show why not.
+proportions is (n12 - n21) / n. The interval is Tango's, with Newcombe's beside it. The exact McNemar test is the
+sign-flip test of such data (`signflip`).
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
 from statsmodels.stats.proportion import proportion_confint
 
 from .signflip import SMALLEST_P
-
-
-def mcnemar(n12: int, n21: int) -> dict[str, float]:
-    """McNemar's test of n12 against n21: exact, mid-p (Fagerland 2013), and both chi-square forms.
-
-    chi2_cc is Edwards' (|n12 - n21| - 1)^2 / (n12 + n21) as published, also where both counts are equal. With no
-    discordant pair every p is 1 (statsmodels gives 0 there); no p is 0.
-    """
-    discordant, smaller = n12 + n21, min(n12, n21)
-    if discordant == 0:
-        return {"p_exact": 1.0, "p_mid": 1.0, "chi2": 0.0, "p_asymptotic": 1.0, "chi2_cc": 0.0, "p_cc": 1.0}
-    at_most = 2 * stats.binom.cdf(smaller, discordant, 0.5)
-    equal = stats.binom.pmf(smaller, discordant, 0.5)
-    chi2 = (n12 - n21) ** 2 / discordant
-    corrected = (abs(n12 - n21) - 1) ** 2 / discordant
-    p = {
-        "p_exact": min(1.0, at_most),
-        "p_mid": 1 - equal / 2 if n12 == n21 else at_most - equal,
-        "p_asymptotic": stats.chi2.sf(chi2, 1),
-        "p_cc": stats.chi2.sf(corrected, 1),
-    }
-    return {"chi2": chi2, "chi2_cc": corrected} | {name: max(float(value), SMALLEST_P) for name, value in p.items()}
 
 
 def tango_z(n12: int, n21: int, n: int, difference: float) -> float:
@@ -100,39 +81,32 @@ def newcombe_interval(n11: int, n12: int, n21: int, n22: int, alpha: float) -> t
     return difference - width(first - low1, high2 - second), difference + width(high1 - first, second - low2)
 
 
-def bonett_price_interval(n12: int, n21: int, n: int, alpha: float) -> tuple[float, float]:
-    """Bonett and Price (2012): a Wald interval after adding one to each discordant cell; conservative."""
-    first, second = (n12 + 1) / (n + 2), (n21 + 1) / (n + 2)
-    width = stats.norm.isf(alpha / 2) * np.sqrt((first + second - (first - second) ** 2) / (n + 2))
-    return max(first - second - width, -1.0), min(first - second + width, 1.0)
-
-
-def wald_interval(n12: int, n21: int, n: int, alpha: float) -> tuple[float, float]:
-    """The textbook interval, which covers 78% at n = 20: for comparison only."""
-    difference = (n12 - n21) / n
-    width = stats.norm.isf(alpha / 2) * np.sqrt(((n12 + n21) / n - difference**2) / n)
-    return difference - width, difference + width
-
-
 def wilson_interval(successes: int, n: int, alpha: float) -> tuple[float, float]:
     """Wilson's score interval of one proportion."""
     low, high = proportion_confint(successes, n, alpha=alpha, method="wilson")
     return float(low), float(high)
 
 
-def conditional_odds_ratio(n12: int, n21: int, alpha: float) -> dict[str, float | None]:
-    """Odds ratio n12 / n21 given the discordant pairs, its Clopper-Pearson interval, and Cohen's g.
+@dataclass(frozen=True)
+class OddsRatio:
+    """Odds ratio given the discordant pairs, its Clopper-Pearson interval, and Cohen's g; None where not defined."""
 
-    Infinite where n21 is zero; all None where both are.
-    """
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    cohens_g: float | None = None
+
+
+def conditional_odds_ratio(n12: int, n21: int, alpha: float) -> OddsRatio:
+    """Odds ratio n12 / n21; infinite where n21 is zero, nothing where both are."""
     discordant = n12 + n21
     if discordant == 0:
-        return {"odds_ratio": None, "odds_ratio_lo": None, "odds_ratio_hi": None, "cohens_g": None}
+        return OddsRatio()
     low = stats.beta.ppf(alpha / 2, n12, n21 + 1) if n12 else 0.0
     high = stats.beta.ppf(1 - alpha / 2, n12 + 1, n21) if n21 else 1.0
-    return {
-        "odds_ratio": n12 / n21 if n21 else np.inf,
-        "odds_ratio_lo": float(low / (1 - low)),
-        "odds_ratio_hi": float(high / (1 - high)) if high < 1 else np.inf,
-        "cohens_g": n12 / discordant - 0.5,
-    }
+    return OddsRatio(
+        ratio=n12 / n21 if n21 else np.inf,
+        low=float(low / (1 - low)),
+        high=float(high / (1 - high)) if high < 1 else np.inf,
+        cohens_g=n12 / discordant - 0.5,
+    )

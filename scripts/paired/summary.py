@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .contrasts import Study
-from .verdict import amount, describe_contrast
+from .analysis import Analysis
+from .families import Claim
+from .words import amount
 
 VERDICTS = ("superior", "inferior", "equivalent", "inconclusive")
 
 
-def write_up(study: Study, contrasts: dict[str, dict[str, int]], notes: Sequence[str] = ()) -> str:
+def write_up(analysis: Analysis, notes: Sequence[str] = ()) -> str:
     """Markdown: the primary sentences, what else was tested, what was missing, how; then every tested row.
 
-    contrasts: the plan's. notes: sentences about the input that a reader should know.
+    notes: sentences about the input that a reader should know.
     """
-    rows = study.tables["contrasts"].to_pylist()
-    decision = study.decision
-    secondary = [row for row in rows if row["family"] == "secondary"]
+    decision = analysis.decision
+    secondary = [claim.verdict for claim in analysis.claims if claim.family == "secondary"]
     text = [decision["headline"]]
     if secondary:
-        counts = {name: sum(row["verdict"].startswith(name) for row in secondary) for name in VERDICTS}
+        counts = {name: sum(verdict.startswith(name) for verdict in secondary) for name in VERDICTS}
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         text.append(
             f"Secondary comparisons (other metrics, and every category that is large enough), {len(secondary)} in all, "
@@ -41,29 +41,28 @@ def write_up(study: Study, contrasts: dict[str, dict[str, int]], notes: Sequence
     table = [
         f"| metric | prompts | comparison | n | difference | {level} CI | adjusted p | verdict |",
         "|---|---|---|---|---|---|---|---|",
-        *(_table_row(row, describe_contrast(contrasts[row["contrast"]])) for row in sorted(rows, key=_order)),
+        *map(_table_row, sorted(analysis.claims, key=_order)),
     ]
     return " ".join(text) + "\n\n" + "\n".join(table) + "\n"
 
 
-def _order(row: dict) -> tuple:
-    return row["family"] != "primary", row["metric"], row["group_kind"] != "overall", row["hypothesis_id"]
+def _order(claim: Claim) -> tuple:
+    of = claim.hypothesis
+    return claim.family != "primary", of.metric.name, not of.overall, of.id
 
 
-def _table_row(row: dict, comparison: str) -> str:
-    points = row["kind"] == "binary"
-    scope = "method" if row["scope"] == "method" else "ckpt"
-    low, high = row[f"ci_{scope}_lo"], row[f"ci_{scope}_hi"]
-    ends = "–" if low is None else f"{amount(low, points)} to {amount(high, points)}".replace(" points to", " to")
-    p = "–" if row["p_adj"] is None else "< 0.001" if row["p_adj"] < 0.001 else f"{row['p_adj']:.3f}"
+def _table_row(claim: Claim) -> str:
+    of, inference = claim.hypothesis, claim.finding.inference
+    points, ends, p = of.metric.kind == "binary", claim.scope.ci, claim.adjusted.p
+    interval = "–" if ends is None else f"{amount(ends[0], points)} to {amount(ends[1], points)}"
     cells = (
-        row["metric"] + (" (primary)" if row["family"] == "primary" else ""),
-        "all" if row["group_kind"] == "overall" else row["group"],
-        comparison,
-        row["n_prompts"],
-        amount(row["estimate"], points),
-        ends,
-        p,
-        row["verdict"].replace("_negligible", ", negligible").replace("_", " "),
+        of.metric.name + (" (primary)" if claim.family == "primary" else ""),
+        "all" if of.overall else of.group,
+        claim.plan.question.describe(of.weights),
+        inference.n_prompts,
+        amount(inference.estimate, points),
+        interval.replace(" points to", " to"),
+        "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+        claim.verdict.replace("_negligible", ", negligible").replace("_", " "),
     )
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

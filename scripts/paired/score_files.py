@@ -1,17 +1,12 @@
-"""The data contract: the analysis plan, the prompts and the score tables, every rule checked before any statistics.
+"""Score tables on disk: DIR/metric=<name>/part-*.parquet, read into dense arrays, every rule of the contract checked.
 
-Score tables: DIR/metric=<name>/part-*.parquet with the columns of SCORE_COLUMNS, one row for each
-(arm, train_seed, prompt_id, sample_idx) of the design, missing outputs included (a null value and a status).
-Prompts: one row each, with a category, a cluster (prompts that share a source or template) and the split.
+One row for each (arm, train_seed, prompt_id, sample_idx) of the design, missing outputs included (a null value and a
+status); columns: SCORE_COLUMNS, types in docs/statistics.md, section 2.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,340 +15,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-STATUSES = ("ok", "empty", "truncated", "parse_fail", "error", "judge_fail")
-MODEL_FAILURES = ("empty", "truncated", "parse_fail")
-INFRA_FAILURES = ("error", "judge_fail")
+from .files import ContractError
+from .plan import Metric, Plan
+from .scores import NO_SEED, STATUSES, Scores
+
 SCORE_COLUMNS = ("arm", "train_seed", "prompt_id", "sample_idx", "value", "status", "gen_sha256")
-PROMPT_COLUMNS = ("prompt_id", "prompt_sha256", "category", "cluster_id", "split")
-KINDS = ("binary", "ordinal", "continuous")
-ROLES = ("primary", "secondary", "guardrail", "exploratory")
-SCOPES = ("method", "checkpoint")
-WEIGHTINGS = ("micro", "macro")
-NO_SEED = -1
 BATCH_ROWS = 2**20
-
-# The 2 x 2 factorial (SFT yes/no x DPO yes/no); C7 asks whether DPO's gain depends on SFT.
-CONTRASTS = {
-    "C1": {"sft_dpo": 1, "sft": -1},
-    "C2": {"sft_dpo": 1, "dpo_only": -1},
-    "C3": {"dpo_only": 1, "base": -1},
-    "C4": {"sft": 1, "base": -1},
-    "C5": {"sft_dpo": 1, "base": -1},
-    "C6": {"sft": 1, "dpo_only": -1},
-    "C7": {"sft_dpo": 1, "sft": -1, "dpo_only": -1, "base": 1},
-}
-
-
-class ContractError(Exception):
-    """Input that breaks the data contract. The message names the file, the column and the key."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One metric of the plan.
-
-    kind: binary, ordinal or continuous. bounds: (worst possible low, high) or None. margin: the smallest difference
-    that matters, in the metric's unit; None: no equivalence or non-inferiority test. step: grid of an ordinal metric.
-    role: primary, secondary, guardrail (must not get worse) or exploratory (not pre-registered).
-    """
-
-    name: str
-    kind: str
-    higher_is_better: bool
-    bounds: tuple[float, float] | None = None
-    margin: float | None = None
-    step: float | None = None
-    role: str = "secondary"
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The pre-registered analysis plan; `sha256` is that of its canonical JSON, so a changed plan is another plan."""
-
-    metrics: dict[str, Metric]
-    primary_metric: str
-    contrasts: dict[str, dict[str, int]]
-    primary_contrasts: tuple[str, ...]
-    primary_scope: str
-    secondary_scope: str
-    weighting: str
-    seed: int
-    alpha: float
-    q: float
-    min_prompts_category: int
-    draws: int
-    train_seeds: tuple[int, ...] | None
-    sha256: str = field(repr=False)
-
-    @property
-    def arms(self) -> tuple[str, ...]:
-        """All arms that a contrast names, in order of first appearance among the standard four, then by name."""
-        named = {arm for weights in self.contrasts.values() for arm in weights}
-        standard = [arm for arm in ("base", "sft", "sft_dpo", "dpo_only") if arm in named]
-        return (*standard, *sorted(named.difference(standard)))
-
-
-def plan_sha256(plan: dict) -> str:
-    """sha256 of the plan's canonical JSON (sorted keys, no spaces)."""
-    text = json.dumps(plan, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def read_plan(plan: dict, *, where: str = "plan") -> Plan:
-    """Check the plan (keys as in spec section 2) and fill its defaults.
-
-    where: how messages call it. Raises ContractError naming the key: unknown or missing keys, wrong values, contrast
-    coefficients that do not sum to zero, a primary metric or contrast that is not in the plan.
-    """
-    known = {
-        "seed", "alpha", "q", "primary_metric", "contrasts", "primary_contrasts", "primary_scope", "secondary_scope",
-        "weighting", "min_prompts_category", "monte_carlo", "metrics", "train_seeds",
-    }  # fmt: skip
-    _require_keys(plan, where, known, {"metrics", "primary_metric"})
-    if not isinstance(plan["metrics"], dict) or not plan["metrics"]:
-        raise ContractError(f"{where}, key 'metrics': must name at least one metric")
-    metrics = {
-        name: _read_metric(name, entry, f"{where}, metric {name!r}") for name, entry in sorted(plan["metrics"].items())
-    }
-    primary = plan["primary_metric"]
-    if primary not in metrics:
-        raise ContractError(f"{where}, key 'primary_metric': {primary!r} is not in 'metrics' ({', '.join(metrics)})")
-    contrasts = {name: dict(weights) for name, weights in (plan.get("contrasts") or CONTRASTS).items()}
-    for name, weights in contrasts.items():
-        if any(isinstance(k, bool) or not isinstance(k, int) or k == 0 for k in weights.values()):
-            raise ContractError(f"{where}, contrast {name!r}: coefficients must be non-zero integers, found {weights}")
-        if sum(weights.values()) != 0 or not weights:
-            raise ContractError(
-                f"{where}, contrast {name!r}: coefficients sum to {sum(weights.values())}, must sum to 0 ({weights})"
-            )
-    default_primary = [name for name in ("C1", "C2", "C3") if name in contrasts] or list(contrasts)
-    primary_contrasts = tuple(plan.get("primary_contrasts") or default_primary)
-    for name in primary_contrasts:
-        if name not in contrasts:
-            raise ContractError(f"{where}, key 'primary_contrasts': {name!r} is not one of {', '.join(contrasts)}")
-    train_seeds = plan.get("train_seeds")
-    if train_seeds is not None and not (isinstance(train_seeds, list) and all(type(s) is int for s in train_seeds)):
-        raise ContractError(f"{where}, key 'train_seeds': must be a list of integers, found {train_seeds!r}")
-    monte_carlo = plan.get("monte_carlo") or {}
-    _require_keys(monte_carlo, f"{where}, key 'monte_carlo'", {"B"}, set())
-    return Plan(
-        metrics=metrics,
-        primary_metric=primary,
-        contrasts=contrasts,
-        primary_contrasts=primary_contrasts,
-        primary_scope=_one_of(plan, where, "primary_scope", SCOPES, "method"),
-        secondary_scope=_one_of(plan, where, "secondary_scope", SCOPES, "checkpoint"),
-        weighting=_one_of(plan, where, "weighting", WEIGHTINGS, "micro"),
-        seed=_integer(plan, where, "seed", 0, minimum=0),
-        alpha=_probability(plan, where, "alpha"),
-        q=_probability(plan, where, "q"),
-        min_prompts_category=_integer(plan, where, "min_prompts_category", 20, minimum=1),
-        draws=_integer(monte_carlo, f"{where}, key 'monte_carlo'", "B", 19_999, minimum=99),
-        train_seeds=None if train_seeds is None else tuple(sorted(set(train_seeds))),
-        sha256=plan_sha256(plan),
-    )
-
-
-def require_frozen(plan: Plan, frozen_sha256: str, *, where: str) -> None:
-    """Raise ContractError unless the plan is the one that is on record."""
-    if plan.sha256 != frozen_sha256:
-        raise ContractError(
-            f"{where}: the analysis plan has sha256 {plan.sha256[:12]}..., the one on record {frozen_sha256[:12]}...; "
-            "restore the plan, or put the change on record with freeze_plan.py (the results are then exploratory)"
-        )
-
-
-def _require_keys(value: object, where: str, known: set[str], required: set[str]) -> None:
-    if not isinstance(value, dict):
-        raise ContractError(f"{where}: expected an object with keys {', '.join(sorted(known))}")
-    for name in sorted(set(value) - known):
-        raise ContractError(f"{where}: unknown key {name!r} (known: {', '.join(sorted(known))})")
-    for name in sorted(required - set(value)):
-        raise ContractError(f"{where}: key {name!r} is missing")
-
-
-def _one_of(value: dict, where: str, key: str, allowed: tuple[str, ...], default: str | None = None) -> str:
-    found = value.get(key, default)
-    if found not in allowed:
-        raise ContractError(f"{where}, key {key!r}: must be one of {', '.join(allowed)}, found {found!r}")
-    return found
-
-
-def _integer(value: dict, where: str, key: str, default: int, minimum: int) -> int:
-    found = value.get(key, default)
-    if isinstance(found, bool) or not isinstance(found, int) or found < minimum:
-        raise ContractError(f"{where}, key {key!r}: must be an integer of at least {minimum}, found {found!r}")
-    return found
-
-
-def _probability(value: dict, where: str, key: str) -> float:
-    found = value.get(key, 0.05)
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1:
-        raise ContractError(f"{where}, key {key!r}: must be a number between 0 and 1, found {found!r}")
-    return float(found)
-
-
-def _read_metric(name: str, entry: object, where: str) -> Metric:
-    known = {"kind", "higher_is_better", "bounds", "margin", "step", "role"}
-    _require_keys(entry, where, known, {"kind", "higher_is_better"})
-    kind = _one_of(entry, where, "kind", KINDS)
-    if not isinstance(entry["higher_is_better"], bool):
-        raise ContractError(f"{where}, key 'higher_is_better': must be true or false")
-    for key in ("margin", "step"):
-        found = entry.get(key)
-        if found is not None and (isinstance(found, bool) or not isinstance(found, int | float) or found <= 0):
-            raise ContractError(f"{where}, key {key!r}: must be a positive number or null, found {found!r}")
-    bounds = entry.get("bounds")
-    if kind == "continuous" and entry.get("step") is not None:
-        raise ContractError(f"{where}, key 'step': a continuous metric has none; set it to null, or kind to ordinal")
-    if kind == "binary":
-        if bounds not in (None, [0, 1], (0, 1)):
-            raise ContractError(f"{where}, key 'bounds': a binary metric has bounds [0, 1], found {bounds!r}")
-        bounds = (0.0, 1.0)
-    elif bounds is not None:
-        if not isinstance(bounds, list | tuple) or len(bounds) != 2 or not bounds[0] < bounds[1]:
-            raise ContractError(f"{where}, key 'bounds': must be [low, high] or null, found {bounds!r}")
-        bounds = (float(bounds[0]), float(bounds[1]))
-    if bounds is not None and (entry.get("margin") or 0) >= bounds[1] - bounds[0]:
-        raise ContractError(
-            f"{where}, key 'margin': {entry['margin']} is no smaller than the range of the metric, "
-            f"{bounds[0]:g} to {bounds[1]:g}; no difference could reach it"
-        )
-    return Metric(
-        name=name,
-        kind=kind,
-        higher_is_better=entry["higher_is_better"],
-        bounds=bounds,
-        margin=entry.get("margin"),
-        step=1.0 if kind == "binary" else entry.get("step"),
-        role=_one_of(entry, where, "role", ROLES, "secondary"),
-    )
-
-
-def read_prompts(path: str | Path) -> pd.DataFrame:
-    """The prompts, sorted by prompt_id, with the columns of PROMPT_COLUMNS as strings.
-
-    Raises ContractError: a missing column, a null, a duplicate prompt_id, or a held-out prompt whose text (sha256) is
-    also a prompt of another split.
-    """
-    table = _read_parquet(path)
-    for column in PROMPT_COLUMNS:
-        if column not in table.column_names:
-            raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(table.column_names)})")
-        if table[column].null_count:
-            row = pc.index(pc.is_null(table[column]), True).as_py()
-            raise ContractError(f"{path}, row {row}: column {column!r} is null")
-    prompts = table.select(PROMPT_COLUMNS).to_pandas().astype(str)
-    prompts = prompts.sort_values("prompt_id", kind="stable", ignore_index=True)
-    doubled = prompts["prompt_id"].duplicated()
-    if doubled.any():
-        raise ContractError(f"{path}: prompt_id {prompts['prompt_id'][doubled].iloc[0]!r} occurs more than once")
-    heldout = prompts["split"] == "heldout"
-    leaked = heldout & prompts["prompt_sha256"].isin(set(prompts["prompt_sha256"][~heldout]))
-    if leaked.any():
-        raise ContractError(
-            f"{path}: held-out prompt {prompts['prompt_id'][leaked].iloc[0]!r} has the text (prompt_sha256) of a "
-            "training prompt; remove it from one of them"
-        )
-    return prompts
-
-
-def shared_parents(path: str | Path) -> list[str]:
-    """A sentence for each arm whose training seeds all start from one checkpoint: its claims are conditional on that.
-
-    path: runs.parquet with arm, train_seed and parent_sha256 (null: no parent).
-    """
-    table = _read_parquet(path)
-    for column in ("arm", "train_seed", "parent_sha256"):
-        if column not in table.column_names:
-            raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(table.column_names)})")
-    runs = table.select(["arm", "train_seed", "parent_sha256"]).to_pandas().dropna()
-    return [
-        f"All {len(own)} seeds of {arm} start from one checkpoint ({own['parent_sha256'].iloc[0][:12]}), so claims "
-        "about it are conditional on that checkpoint: its seeds do not show how much training the parent again varies."
-        for arm, own in runs.groupby("arm")
-        if len(own) > 1 and own["parent_sha256"].nunique() == 1
-    ]
-
-
-def _read_parquet(path: str | Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except FileNotFoundError:
-        raise ContractError(f"{path}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        raise ContractError(f"{path}: not a readable parquet file ({error})") from None
-
-
-@dataclass
-class Scores:
-    """One metric as dense arrays.
-
-    seeds: training seeds that every trained arm has. untrained: arms without training seeds.
-    dropped_seeds: arm -> seeds left out because another arm lacks them.
-    prompts: int [N], rows of the prompts table that are this metric's design. n_samples: K.
-    cells: arm -> float [S_a, N, K], NaN where the output is missing; S_a is 1 for an arm without training seeds.
-    status: arm -> int8 [S_a, N, K], index into STATUSES.
-    identical: pairs of arms that gave the very same generations for a seed.
-    """
-
-    metric: Metric
-    seeds: tuple[int, ...]
-    untrained: frozenset[str]
-    dropped_seeds: dict[str, tuple[int, ...]]
-    prompts: np.ndarray
-    n_samples: int
-    cells: dict[str, np.ndarray]
-    status: dict[str, np.ndarray]
-    identical: list[tuple[str, str]]
-
-    @property
-    def n_seeds(self) -> int:
-        """Training seeds (1 when no arm has any)."""
-        return max(1, len(self.seeds))
-
-    def seeds_of(self, arm: str) -> tuple[int, ...]:
-        """The seeds along the first axis of an arm's arrays; (-1,) for an arm without training."""
-        return (NO_SEED,) if arm in self.untrained else self.seeds
-
-    @cached_property
-    def complete(self) -> bool:
-        """Whether no output is missing."""
-        return not any(status.any() for status in self.status.values())
-
-    @cached_property
-    def kept(self) -> np.ndarray:
-        """bool [N]: prompts that the estimates use (spec 1.8).
-
-        A failure of the infrastructure in any arm or seed drops the prompt; so does a failed output of a metric
-        without bounds.
-        """
-        kept = np.ones(len(self.prompts), dtype=bool)
-        if not self.complete:
-            dropping = INFRA_FAILURES if self.metric.bounds else INFRA_FAILURES + MODEL_FAILURES
-            codes = [STATUSES.index(name) for name in dropping]
-            for status in self.status.values():
-                kept &= ~np.isin(status, codes).any(axis=(0, 2))
-        return kept
-
-    def sample_means(self, arm: str, fill: float | None = None) -> np.ndarray:
-        """float [S_a, N]: mean over samples, missing outputs counted as `fill`; NaN where they are not filled."""
-        cells = self.cells[arm]
-        if fill is not None and not self.complete:
-            cells = np.where(np.isnan(cells), fill, cells)
-        return cells[:, :, 0] if self.n_samples == 1 else cells.mean(axis=2)
-
-    def values(self, arm: str) -> np.ndarray:
-        """float [S_a, kept prompts]: a model's missing output counts as the worst value, so silence cannot gain."""
-        worst = None
-        if self.metric.bounds:
-            worst = self.metric.bounds[0 if self.metric.higher_is_better else 1]
-        means = self.sample_means(arm, worst)
-        return means if self.kept.all() else means[:, self.kept]
-
-    def missing_rate(self, arm: str) -> float:
-        """Share of the arm's outputs that are missing for whatever reason."""
-        return float((self.status[arm] != 0).mean())
 
 
 def find_scores(paths: Sequence[str | Path], plan: Plan) -> dict[str, list[Path]]:
@@ -458,11 +125,13 @@ class _Cells:
                     f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(found)}; an arm has either "
                     "training seeds of 0 or more, or only -1 (no training)"
                 )
-            study = set(seeds) == {"base", "sft", "sft_dpo", "dpo_only"}  # in other comparisons a name means nothing
-            if study and (arm == "base") != (found == {NO_SEED}):
+            untrained = self.plan.question.untrained
+            whole = set(seeds) == set(self.plan.question.arms)  # in other comparisons a name means nothing
+            if whole and (arm in untrained) != (found == {NO_SEED}):
+                names = ", ".join(sorted(untrained))
                 raise ContractError(
-                    f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(found)}; -1 belongs to base, and "
-                    "base to -1"
+                    f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(found)}; -1 belongs to {names}, and "
+                    f"{names} to -1"
                 )
         return {arm: tuple(sorted(found)) for arm, found in seeds.items()}, last_sample + 1
 

@@ -1,0 +1,116 @@
+"""Compare models: paired statistics with error control, as tables, a paragraph of words and a decision.
+
+    %(prog)s --lm-eval base=logs/base tuned=logs/tuned --metric acc --output out
+    %(prog)s --inspect base=base.eval tuned=tuned.eval --metric match --output out
+    %(prog)s --table scores.csv --metric accuracy --output out
+    %(prog)s --plan plan.json --scores results/scores --prompts results/prompts.parquet --output out
+
+Logs and a plain table are first written to OUTPUT in the form of the data contract, with an analysis plan (plan.json)
+unless --plan gives one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import logs
+from .analysis import Analysis, analyse
+from .files import read_json, write_json, write_text
+from .freeze import changes_on_record
+from .plan import read_plan
+from .prompts import read_prompts, shared_parents
+from .question import Question, read_question
+from .summary import write_up
+from .tables import write_tables
+
+Draw = Callable[[Analysis, Path], Sequence[str]]
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    prog: str = "paired compare",
+    freeze: str = "paired freeze",
+    question: Question | None = None,
+    draw: Draw | None = None,
+) -> None:
+    """The command; ContractError for input that cannot be compared.
+
+    prog, freeze: how messages call this command and the other. question: what the study asks, instead of --question.
+    draw: makes figures of an analysis in a folder and returns their names.
+    """
+    args = parse_arguments(arguments, prog, question)
+    if question is None:
+        question = read_question(read_json(args.question), where=args.question) if args.question else Question()
+    given = read_json(args.plan) if args.plan else None
+    notes: list[str] = []
+    if not args.scores:
+        given, notes = read_logs(args, given)
+    plan = read_plan(given, where=args.plan or "the plan", question=question)
+    changes = changes_on_record(plan.sha256, args.plan_lock, program=freeze) if args.plan_lock else None
+    caveats = shared_parents(args.runs) if args.runs else []
+    analysis = analyse(
+        plan, args.scores, read_prompts(args.prompts), plan_changes=changes, caveats=caveats, say=print
+    )
+    folder = Path(args.output)
+    write_tables(analysis.tables, analysis.decision, folder)
+    text = write_up(analysis, notes)
+    write_text(folder / "summary.md", text)
+    print("\n" + text)
+    figures = draw(analysis, folder) if draw else []
+    print(f"{folder}: {', '.join(['summary.md', *figures, 'tables as csv and parquet'])}")
+
+
+def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Question | None) -> argparse.Namespace:
+    """The command's flags."""
+    parser = argparse.ArgumentParser(
+        prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    runs = {"nargs": "+", "metavar": "NAME[:SEED]=PATH"}
+    source.add_argument("--lm-eval", help="per model or seed, the folder of lm_eval --output_path", **runs)
+    source.add_argument("--inspect", help="per model or seed, an .eval or .json log of inspect_ai", **runs)
+    source.add_argument("--table", metavar="FILE", help="csv or parquet: arm, prompt_id, metric, value, ...")
+    source.add_argument(
+        "--scores",
+        nargs="+",
+        metavar="PATH",
+        help="a folder of metric=<name>/part-*.parquet, or those files (then no other file is read)",
+    )
+    parser.add_argument("--metric", nargs="+", default=[], help="of logs or table: the primary metric, then others")
+    parser.add_argument("--margin", type=float, help="smallest difference of the primary metric that matters")
+    parser.add_argument("--own-prompts", action="store_true", help="models may get an item in words of their own")
+    parser.add_argument("--plan", metavar="FILE", help="the analysis plan, a JSON object")
+    parser.add_argument("--plan-lock", metavar="FILE", help="the record of the plan, made before the scores")
+    parser.add_argument("--prompts", metavar="FILE", help="prompts.parquet of --scores: category, cluster, split")
+    parser.add_argument("--runs", metavar="FILE", help="runs.parquet: arm, train_seed, parent_sha256 (shared parents)")
+    parser.add_argument("--output", required=True, metavar="DIR", help="where the results go")
+    if question is None:
+        parser.add_argument("--question", metavar="FILE", help="arms, contrasts, rule and words, a JSON object")
+    args = parser.parse_args(arguments)
+    if args.scores and not (args.prompts and args.plan):
+        parser.error("--scores needs --prompts and --plan")
+    if args.scores and (args.metric or args.margin or args.own_prompts):
+        parser.error("--metric, --margin and --own-prompts belong to logs and tables; --scores has a plan")
+    if args.plan and (args.metric or args.margin):
+        parser.error("--metric and --margin make a plan; --plan has them already")
+    return args
+
+
+def read_logs(args: argparse.Namespace, plan: dict | None) -> tuple[dict, list[str]]:
+    """(plan, what a reader should know) of logs or a table, which are written to the output in the contract's form."""
+    if args.table:
+        runs = logs.read_table(args.table)
+    else:
+        runs = logs.read_runs("lm-eval" if args.lm_eval else "inspect", args.lm_eval or args.inspect)
+    notes = logs.check_runs(runs, args.own_prompts)
+    metrics = logs.choose_metrics(runs, list((plan or {}).get("metrics", args.metric)))
+    if plan is None:
+        plan = logs.make_plan(runs, metrics, args.margin)
+        write_json(Path(args.output) / "plan.json", plan)
+    logs.write_contract(runs, metrics, Path(args.output))
+    args.scores = [Path(args.output) / "scores" / f"metric={metric}/part-0.parquet" for metric in metrics]
+    args.prompts = Path(args.output) / "prompts.parquet"
+    return plan, notes

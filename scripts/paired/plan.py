@@ -1,0 +1,195 @@
+"""The analysis plan: metrics, contrasts, error rates, and what may be claimed, fixed before any score is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .files import ContractError, sha256_json
+from .question import Question, Weights
+
+KINDS = ("binary", "ordinal", "continuous")
+ROLES = ("primary", "secondary", "guardrail", "exploratory")
+SCOPES = ("method", "checkpoint")
+WEIGHTINGS = ("micro", "macro")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric of the plan.
+
+    kind: binary, ordinal or continuous. bounds: (worst possible low, high) or None. margin: the smallest difference
+    that matters, in the metric's unit; None: no equivalence or non-inferiority test. step: grid of an ordinal metric.
+    role: primary, secondary, guardrail (must not get worse) or exploratory (not pre-registered).
+    """
+
+    name: str
+    kind: str
+    higher_is_better: bool
+    bounds: tuple[float, float] | None = None
+    margin: float | None = None
+    step: float | None = None
+    role: str = "secondary"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pre-registered analysis plan; `sha256` is that of its canonical JSON, so a changed plan is another plan."""
+
+    metrics: dict[str, Metric]
+    primary_metric: str
+    contrasts: dict[str, Weights]
+    primary_contrasts: tuple[str, ...]
+    primary_scope: str
+    secondary_scope: str
+    weighting: str
+    seed: int
+    alpha: float
+    q: float
+    min_prompts_category: int
+    draws: int
+    train_seeds: tuple[int, ...] | None
+    question: Question = field(repr=False)
+    sha256: str = field(repr=False)
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """All arms that a contrast names: those of the question in its order, then the others by name."""
+        named = {arm for weights in self.contrasts.values() for arm in weights}
+        standard = [arm for arm in self.question.arms if arm in named]
+        return (*standard, *sorted(named.difference(standard)))
+
+
+KEYS = {
+    "seed", "alpha", "q", "primary_metric", "contrasts", "primary_contrasts", "primary_scope", "secondary_scope",
+    "weighting", "min_prompts_category", "monte_carlo", "metrics", "train_seeds",
+}  # fmt: skip
+NO_QUESTION = Question()
+EXAMPLE = '{"tuned - base": {"tuned": 1, "base": -1}}'
+
+
+def read_plan(plan: dict, *, where: str = "plan", question: Question = NO_QUESTION) -> Plan:
+    """Check the plan (keys as in docs/statistics.md, section 2) and fill its defaults.
+
+    where: how messages call it. question: its contrasts and primary ones are those of a plan that names none. Raises
+    ContractError naming the key: unknown or missing keys, wrong values, contrast coefficients that do not sum to zero,
+    a primary metric or contrast that is not in the plan.
+    """
+    _require_keys(plan, where, KEYS, {"metrics", "primary_metric"})
+    if not isinstance(plan["metrics"], dict) or not plan["metrics"]:
+        raise ContractError(f"{where}, key 'metrics': must name at least one metric")
+    metrics = {
+        name: _read_metric(name, entry, f"{where}, metric {name!r}") for name, entry in sorted(plan["metrics"].items())
+    }
+    primary = plan["primary_metric"]
+    if primary not in metrics:
+        raise ContractError(f"{where}, key 'primary_metric': {primary!r} is not in 'metrics' ({', '.join(metrics)})")
+    contrasts, primary_contrasts = _read_contrasts(plan, where, question)
+    train_seeds = plan.get("train_seeds")
+    if train_seeds is not None and not (isinstance(train_seeds, list) and all(type(s) is int for s in train_seeds)):
+        raise ContractError(f"{where}, key 'train_seeds': must be a list of integers, found {train_seeds!r}")
+    monte_carlo = plan.get("monte_carlo") or {}
+    _require_keys(monte_carlo, f"{where}, key 'monte_carlo'", {"B"}, set())
+    return Plan(
+        metrics=metrics,
+        primary_metric=primary,
+        contrasts=contrasts,
+        primary_contrasts=primary_contrasts,
+        primary_scope=_one_of(plan, where, "primary_scope", SCOPES, "method"),
+        secondary_scope=_one_of(plan, where, "secondary_scope", SCOPES, "checkpoint"),
+        weighting=_one_of(plan, where, "weighting", WEIGHTINGS, "micro"),
+        seed=_integer(plan, where, "seed", 0, minimum=0),
+        alpha=_probability(plan, where, "alpha"),
+        q=_probability(plan, where, "q"),
+        min_prompts_category=_integer(plan, where, "min_prompts_category", 20, minimum=1),
+        draws=_integer(monte_carlo, f"{where}, key 'monte_carlo'", "B", 19_999, minimum=99),
+        train_seeds=None if train_seeds is None else tuple(sorted(set(train_seeds))),
+        question=question,
+        sha256=sha256_json(plan),
+    )
+
+
+def _read_contrasts(plan: dict, where: str, question: Question) -> tuple[dict[str, Weights], tuple[str, ...]]:
+    """(contrasts, names of the primary ones)."""
+    contrasts = {name: dict(weights) for name, weights in (plan.get("contrasts") or question.contrasts).items()}
+    if not contrasts:
+        raise ContractError(f"{where}, key 'contrasts': must name at least one contrast, such as {EXAMPLE}")
+    for name, weights in contrasts.items():
+        if any(isinstance(k, bool) or not isinstance(k, int) or k == 0 for k in weights.values()):
+            raise ContractError(f"{where}, contrast {name!r}: coefficients must be non-zero integers, found {weights}")
+        if sum(weights.values()) != 0 or not weights:
+            raise ContractError(
+                f"{where}, contrast {name!r}: coefficients sum to {sum(weights.values())}, must sum to 0 ({weights})"
+            )
+    default_primary = [name for name in question.primary if name in contrasts] or list(contrasts)
+    primary = tuple(plan.get("primary_contrasts") or default_primary)
+    for name in primary:
+        if name not in contrasts:
+            raise ContractError(f"{where}, key 'primary_contrasts': {name!r} is not one of {', '.join(contrasts)}")
+    return contrasts, primary
+
+
+def _require_keys(value: object, where: str, known: set[str], required: set[str]) -> None:
+    if not isinstance(value, dict):
+        raise ContractError(f"{where}: expected an object with keys {', '.join(sorted(known))}")
+    for name in sorted(set(value) - known):
+        raise ContractError(f"{where}: unknown key {name!r} (known: {', '.join(sorted(known))})")
+    for name in sorted(required - set(value)):
+        raise ContractError(f"{where}: key {name!r} is missing")
+
+
+def _one_of(value: dict, where: str, key: str, allowed: tuple[str, ...], default: str | None = None) -> str:
+    found = value.get(key, default)
+    if found not in allowed:
+        raise ContractError(f"{where}, key {key!r}: must be one of {', '.join(allowed)}, found {found!r}")
+    return found
+
+
+def _integer(value: dict, where: str, key: str, default: int, minimum: int) -> int:
+    found = value.get(key, default)
+    if isinstance(found, bool) or not isinstance(found, int) or found < minimum:
+        raise ContractError(f"{where}, key {key!r}: must be an integer of at least {minimum}, found {found!r}")
+    return found
+
+
+def _probability(value: dict, where: str, key: str) -> float:
+    found = value.get(key, 0.05)
+    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 < found < 1:
+        raise ContractError(f"{where}, key {key!r}: must be a number between 0 and 1, found {found!r}")
+    return float(found)
+
+
+def _read_metric(name: str, entry: object, where: str) -> Metric:
+    known = {"kind", "higher_is_better", "bounds", "margin", "step", "role"}
+    _require_keys(entry, where, known, {"kind", "higher_is_better"})
+    kind = _one_of(entry, where, "kind", KINDS)
+    if not isinstance(entry["higher_is_better"], bool):
+        raise ContractError(f"{where}, key 'higher_is_better': must be true or false")
+    for key in ("margin", "step"):
+        found = entry.get(key)
+        if found is not None and (isinstance(found, bool) or not isinstance(found, int | float) or found <= 0):
+            raise ContractError(f"{where}, key {key!r}: must be a positive number or null, found {found!r}")
+    bounds = entry.get("bounds")
+    if kind == "continuous" and entry.get("step") is not None:
+        raise ContractError(f"{where}, key 'step': a continuous metric has none; set it to null, or kind to ordinal")
+    if kind == "binary":
+        if bounds not in (None, [0, 1], (0, 1)):
+            raise ContractError(f"{where}, key 'bounds': a binary metric has bounds [0, 1], found {bounds!r}")
+        bounds = (0.0, 1.0)
+    elif bounds is not None:
+        if not isinstance(bounds, list | tuple) or len(bounds) != 2 or not bounds[0] < bounds[1]:
+            raise ContractError(f"{where}, key 'bounds': must be [low, high] or null, found {bounds!r}")
+        bounds = (float(bounds[0]), float(bounds[1]))
+    if bounds is not None and (entry.get("margin") or 0) >= bounds[1] - bounds[0]:
+        raise ContractError(
+            f"{where}, key 'margin': {entry['margin']} is no smaller than the range of the metric, "
+            f"{bounds[0]:g} to {bounds[1]:g}; no difference could reach it"
+        )
+    return Metric(
+        name=name,
+        kind=kind,
+        higher_is_better=entry["higher_is_better"],
+        bounds=bounds,
+        margin=entry.get("margin"),
+        step=1.0 if kind == "binary" else entry.get("step"),
+        role=_one_of(entry, where, "role", ROLES, "secondary"),
+    )

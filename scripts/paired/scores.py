@@ -1,0 +1,152 @@
+"""The scores of one metric as dense arrays, and what a missing output counts as (docs/statistics.md, 1.8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from .plan import Metric
+from .question import Weights
+
+STATUSES = ("ok", "empty", "truncated", "parse_fail", "error", "judge_fail")
+MODEL_FAILURES = ("empty", "truncated", "parse_fail")
+INFRA_FAILURES = ("error", "judge_fail")
+NO_SEED = -1
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One metric as dense arrays.
+
+    seeds: training seeds that every trained arm has. untrained: arms without training seeds.
+    dropped_seeds: arm -> seeds left out because another arm lacks them.
+    prompts: int [N], rows of the prompts table that are this metric's design. n_samples: K.
+    cells: arm -> float [S_a, N, K], NaN where the output is missing; S_a is 1 for an arm without training seeds.
+    status: arm -> int8 [S_a, N, K], index into STATUSES.
+    identical: pairs of arms that gave the very same generations for a seed.
+    """
+
+    metric: Metric
+    seeds: tuple[int, ...]
+    untrained: frozenset[str]
+    dropped_seeds: dict[str, tuple[int, ...]]
+    prompts: np.ndarray
+    n_samples: int
+    cells: dict[str, np.ndarray]
+    status: dict[str, np.ndarray]
+    identical: list[tuple[str, str]]
+
+    @property
+    def n_seeds(self) -> int:
+        """Training seeds (1 when no arm has any)."""
+        return max(1, len(self.seeds))
+
+    def seeds_of(self, arm: str) -> tuple[int, ...]:
+        """The seeds along the first axis of an arm's arrays; (-1,) for an arm without training."""
+        return (NO_SEED,) if arm in self.untrained else self.seeds
+
+    @cached_property
+    def complete(self) -> bool:
+        """Whether no output is missing."""
+        return not any(status.any() for status in self.status.values())
+
+    @cached_property
+    def kept(self) -> np.ndarray:
+        """bool [N]: prompts that the estimates use (docs/statistics.md, 1.8).
+
+        A failure of the infrastructure in any arm or seed drops the prompt; so does a failed output of a metric
+        without bounds.
+        """
+        kept = np.ones(len(self.prompts), dtype=bool)
+        if not self.complete:
+            dropping = INFRA_FAILURES if self.metric.bounds else INFRA_FAILURES + MODEL_FAILURES
+            codes = [STATUSES.index(name) for name in dropping]
+            for status in self.status.values():
+                kept &= ~np.isin(status, codes).any(axis=(0, 2))
+        return kept
+
+    def sample_means(self, arm: str, fill: float | None = None) -> np.ndarray:
+        """float [S_a, N]: mean over samples, missing outputs counted as `fill`; NaN where they are not filled."""
+        cells = self.cells[arm]
+        if fill is not None and not self.complete:
+            cells = np.where(np.isnan(cells), fill, cells)
+        return cells[:, :, 0] if self.n_samples == 1 else cells.mean(axis=2)
+
+    def values(self, arm: str) -> np.ndarray:
+        """float [S_a, kept prompts]: a model's missing output counts as the worst value, so silence cannot gain."""
+        worst = None
+        if self.metric.bounds:
+            worst = self.metric.bounds[0 if self.metric.higher_is_better else 1]
+        means = self.sample_means(arm, worst)
+        return means if self.kept.all() else means[:, self.kept]
+
+    def missing_rate(self, arm: str) -> float:
+        """Share of the arm's outputs that are missing for whatever reason."""
+        return float((self.status[arm] != 0).mean())
+
+    def differences(self, weights: Weights) -> np.ndarray:
+        """float [S, kept prompts]: a contrast for every seed and prompt; an arm without seeds counts for each."""
+        total = sum(weight * self.values(arm) for arm, weight in weights.items())
+        return np.broadcast_to(total, (self.n_seeds, total.shape[1]))
+
+    def side(self, weights: Weights, sign: int) -> np.ndarray:
+        """float [kept prompts]: the arms on one side (1: plus, -1: minus) of a contrast, averaged over seeds."""
+        return sum(abs(weight) * self.values(arm).mean(axis=0) for arm, weight in weights.items() if weight * sign > 0)
+
+    @property
+    def lattice(self) -> float | None:
+        """The factor that makes differences averaged over seeds and samples integers, known from the design."""
+        step, bounds = self.metric.step, self.metric.bounds
+        if not step:
+            return None
+        if bounds and any(abs(end / step - round(end / step)) > 1e-9 for end in bounds):
+            return None
+        return self.n_seeds * self.n_samples / step
+
+
+def missing_bounds(
+    scores: Scores, weights: Weights, rows: np.ndarray, category: np.ndarray | None = None
+) -> tuple[float | None, float | None]:
+    """(lowest, highest) estimate if every missing output had its worst or best value (Manski); None if unbounded.
+
+    rows: int [n], positions among all prompts of the metric, dropped ones included. category: int [n] for macro
+    weighting.
+    """
+    if scores.metric.bounds is None and not scores.complete:
+        return None, None
+    low, high = scores.metric.bounds or (None, None)
+    ends = []
+    for for_plus, for_minus in ((low, high), (high, low)):
+        total = sum(
+            weight * scores.sample_means(arm, for_plus if weight > 0 else for_minus)[:, rows].mean(axis=0)
+            for arm, weight in weights.items()
+        )
+        ends.append(weighted_mean(total, category))
+    return ends[0], ends[1]
+
+
+def complete_case(
+    scores: Scores, weights: Weights, rows: np.ndarray, category: np.ndarray | None = None
+) -> tuple[float | None, int]:
+    """(estimate, prompts) over the prompts whose every output of the contrast's arms is ok; see `missing_bounds`."""
+    complete = np.ones(len(rows), dtype=bool)
+    for arm in weights:
+        complete &= (scores.status[arm][:, rows] == 0).all(axis=(0, 2))
+    if not complete.any():
+        return None, 0
+    rows = rows[complete]
+    total = sum(weight * scores.sample_means(arm)[:, rows].mean(axis=0) for arm, weight in weights.items())
+    return weighted_mean(total, None if category is None else category[complete]), len(rows)
+
+
+def macro_weights(category: np.ndarray) -> np.ndarray:
+    """float [n], mean 1: weights that make the mean over prompts the mean over categories (int [n])."""
+    counts = np.bincount(category)
+    return (len(category) / ((counts > 0).sum() * counts.clip(1)))[category]
+
+
+def weighted_mean(values: np.ndarray, category: np.ndarray | None) -> float:
+    """Mean over prompts, or over category means where the estimate is weighted so."""
+    return float(values.mean() if category is None else (values * macro_weights(category)).mean())

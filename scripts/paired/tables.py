@@ -1,0 +1,371 @@
+"""The tables: one row for each claim, arm, seed or design, with fixed columns and types, as parquet and csv."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from .adjust import adjusted_p
+from .effects import heterogeneity
+from .estimate import ArmMean
+from .families import Claim
+from .files import atomic_path, write_json
+from .scores import NO_SEED, STATUSES, Scores
+from .words import Sentence, difference_test
+
+PROJECTED_PROMPTS = (0.5, 1, 2, 4)
+PROJECTED_SEEDS = (3, 5, 8, 10)
+
+TEXT, NUMBER, COUNT = pa.string(), pa.float64(), pa.int64()
+TYPES = {"str": TEXT, "float": NUMBER, "int": COUNT}  # of a record's fields
+
+# Columns of the table contrasts: type, and where the value is found.
+CONTRAST_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Claim], object]]] = {
+    "hypothesis_id": (TEXT, lambda c: c.hypothesis.id),
+    "metric": (TEXT, lambda c: c.hypothesis.metric.name),
+    "kind": (TEXT, lambda c: c.hypothesis.metric.kind),
+    "contrast": (TEXT, lambda c: c.hypothesis.contrast),
+    "group_kind": (TEXT, lambda c: c.hypothesis.group_kind),
+    "group": (TEXT, lambda c: c.hypothesis.group),
+    "role": (TEXT, lambda c: c.hypothesis.metric.role),
+    "family": (TEXT, lambda c: c.family),
+    "scope": (TEXT, lambda c: c.scope.name),
+    "n_prompts": (COUNT, lambda c: c.finding.inference.n_prompts),
+    "n_clusters": (COUNT, lambda c: c.finding.inference.n_clusters),
+    "n_seeds": (COUNT, lambda c: c.finding.inference.n_seeds),
+    "n_nonzero": (COUNT, lambda c: c.finding.inference.flip.n_nonzero),
+    "n12": (COUNT, lambda c: c.finding.table and c.finding.table.n12),
+    "n21": (COUNT, lambda c: c.finding.table and c.finding.table.n21),
+    "mean_pos": (NUMBER, lambda c: c.finding.estimate.mean_pos),
+    "mean_neg": (NUMBER, lambda c: c.finding.estimate.mean_neg),
+    "estimate": (NUMBER, lambda c: c.finding.inference.estimate),
+    "gain": (NUMBER, lambda c: c.finding.gain),
+    "se_ckpt": (NUMBER, lambda c: c.finding.inference.se),
+    "df_ckpt": (NUMBER, lambda c: c.finding.inference.df),
+    "ci_ckpt_lo": (NUMBER, lambda c: _low(c.finding.inference.checkpoint.ci)),
+    "ci_ckpt_hi": (NUMBER, lambda c: _high(c.finding.inference.checkpoint.ci)),
+    "ci_ckpt_method": (TEXT, lambda c: c.finding.inference.ci_method),
+    "p_ckpt": (NUMBER, lambda c: c.finding.inference.checkpoint.p),
+    "p_ckpt_method": (TEXT, difference_test),
+    "p_ckpt_mid": (NUMBER, lambda c: c.finding.inference.p_mid),
+    "p_min_attainable": (NUMBER, lambda c: c.finding.inference.flip.p_min_attainable),
+    "V_prompt": (NUMBER, lambda c: c.finding.inference.v_prompt),
+    "V_seed": (NUMBER, lambda c: c.finding.inference.seeds and c.finding.inference.seeds.v_seed),
+    "V_resid": (NUMBER, lambda c: c.finding.inference.seeds and c.finding.inference.seeds.v_resid),
+    "sd_seed": (NUMBER, lambda c: c.finding.inference.seeds and c.finding.inference.seeds.sd_seed),
+    "theta_seed": (pa.list_(NUMBER), lambda c: list(c.finding.inference.theta)),
+    "seeds_same_sign": (COUNT, lambda c: c.finding.inference.same_sign),
+    "ci_method_lo": (NUMBER, lambda c: _low(c.finding.inference.method.ci)),
+    "ci_method_hi": (NUMBER, lambda c: _high(c.finding.inference.method.ci)),
+    "p_method": (NUMBER, lambda c: c.finding.inference.method.p),
+    "ci_method_excess_lo": (NUMBER, lambda c: _low(c.finding.inference.excess)),
+    "ci_method_excess_hi": (NUMBER, lambda c: _high(c.finding.inference.excess)),
+    "p_wilcoxon": (NUMBER, lambda c: c.finding.estimate.p_wilcoxon),
+    "ci_newcombe_lo": (NUMBER, lambda c: c.finding.table and c.finding.table.newcombe[0]),
+    "ci_newcombe_hi": (NUMBER, lambda c: c.finding.table and c.finding.table.newcombe[1]),
+    "d_z": (NUMBER, lambda c: c.finding.estimate.effects.d_z),
+    "g_z": (NUMBER, lambda c: c.finding.estimate.effects.g_z),
+    "d_av": (NUMBER, lambda c: c.finding.estimate.effects.d_av),
+    "net_win_rate": (NUMBER, lambda c: c.finding.estimate.effects.net_win_rate),
+    "prob_superiority": (NUMBER, lambda c: c.finding.estimate.effects.prob_superiority),
+    "rank_biserial": (NUMBER, lambda c: c.finding.estimate.effects.rank_biserial),
+    "cohens_g": (NUMBER, lambda c: c.finding.table and c.finding.table.odds.cohens_g),
+    "odds_ratio": (NUMBER, lambda c: c.finding.table and c.finding.table.odds.ratio),
+    "odds_ratio_lo": (NUMBER, lambda c: c.finding.table and c.finding.table.odds.low),
+    "odds_ratio_hi": (NUMBER, lambda c: c.finding.table and c.finding.table.odds.high),
+    "corr_ab": (NUMBER, lambda c: c.finding.estimate.effects.corr_ab),
+    "variance_ratio": (NUMBER, lambda c: c.finding.estimate.effects.variance_ratio),
+    "design_effect": (NUMBER, lambda c: c.finding.inference.design_effect),
+    "margin": (NUMBER, lambda c: c.hypothesis.metric.margin),
+    "p_tost": (NUMBER, lambda c: c.margins and c.margins.tost),
+    "p_noninferior": (NUMBER, lambda c: c.margins and c.margins.noninferior),
+    "p_harm": (NUMBER, lambda c: c.margins and c.margins.harm),
+    "p_adj": (NUMBER, lambda c: c.adjusted.p),
+    "p_adj_method": (TEXT, lambda c: c.adjusted.method),
+    "p_adj_holm": (NUMBER, lambda c: c.adjusted.holm),
+    "p_adj_bh": (NUMBER, lambda c: c.adjusted.bh),
+    "p_adj_by": (NUMBER, lambda c: c.adjusted.by),
+    "p_adj_method_scope_bh": (NUMBER, lambda c: c.adjusted.method_scope_bh),
+    "p_tost_adj": (NUMBER, lambda c: c.adjusted.tost),
+    "ci_fcr_lo": (NUMBER, lambda c: _low(c.adjusted.fcr)),
+    "ci_fcr_hi": (NUMBER, lambda c: _high(c.adjusted.fcr)),
+    "mde_ckpt": (NUMBER, lambda c: c.finding.inference.checkpoint.detectable(c.plan.alpha)),
+    "mde_method": (NUMBER, lambda c: c.finding.inference.method.detectable(c.plan.alpha)),
+    "target_difference": (NUMBER, lambda c: c.planning.target),
+    "n_required": (COUNT, lambda c: c.planning.prompts),
+    "seeds_required": (COUNT, lambda c: c.planning.seeds),
+    "rate_missing_pos": (NUMBER, lambda c: c.finding.estimate.missing.rate_pos),
+    "rate_missing_neg": (NUMBER, lambda c: c.finding.estimate.missing.rate_neg),
+    "estimate_complete_case": (NUMBER, lambda c: c.finding.complete_case),
+    "bounds_lo": (NUMBER, lambda c: c.finding.bounds[0]),
+    "bounds_hi": (NUMBER, lambda c: c.finding.bounds[1]),
+    "verdict": (TEXT, lambda c: c.verdict),
+    "words": (TEXT, lambda c: str(Sentence(c))),
+    "flags": (pa.list_(TEXT), lambda c: list(c.flags)),
+    "rng_key": (TEXT, lambda c: c.finding.rng_key),
+    "plan_sha256": (TEXT, lambda c: c.plan.sha256),
+}
+
+
+def _low(ends: tuple[float, float] | None) -> float | None:
+    return None if ends is None else ends[0]
+
+
+def _high(ends: tuple[float, float] | None) -> float | None:
+    return None if ends is None else ends[1]
+
+
+@dataclass(frozen=True)
+class SeedEffect:
+    """The estimate of one claim for one training seed."""
+
+    hypothesis_id: str
+    metric: str
+    contrast: str
+    group_kind: str
+    group: str
+    train_seed: int
+    estimate: float
+    n_prompts: int
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Where the variance of a claim comes from: of the estimate (V), per unit (sd), and each unit's share."""
+
+    hypothesis_id: str
+    metric: str
+    contrast: str
+    group_kind: str
+    group: str
+    n_prompts: int
+    n_seeds: int
+    V_prompt: float
+    V_seed: float | None
+    V_resid: float | None
+    sd_prompt: float
+    sd_seed: float | None = None
+    sd_resid: float | None = None
+    share_prompt: float | None = None
+    share_seed: float | None = None
+    share_resid: float | None = None
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What another number of prompts or seeds would detect ("buy prompts or seeds?")."""
+
+    hypothesis_id: str
+    metric: str
+    contrast: str
+    n_prompts: int
+    n_seeds: int
+    prompts_factor: float
+    V_prompt: float
+    V_seed: float | None
+    mde_ckpt: float
+    mde_method: float | None
+
+
+@dataclass(frozen=True)
+class CategoryTest:
+    """Whether a contrast differs between the categories of prompts: a row of the table heterogeneity."""
+
+    metric: str
+    contrast: str
+    n_groups: int
+    Q: float
+    F: float
+    df1: float
+    df2: float
+    p: float
+    p_adj_bh: float
+    I2: float
+
+
+@dataclass(frozen=True)
+class MissingOutputs:
+    """The outputs of one run by status: a row of the table missing."""
+
+    metric: str
+    arm: str
+    train_seed: int
+    n_outputs: int
+    ok: int
+    empty: int
+    truncated: int
+    parse_fail: int
+    error: int
+    judge_fail: int
+    rate_missing: float
+    n_prompts: int
+    n_prompts_dropped: int
+
+
+def missing_outputs(scores: Scores) -> Iterator[MissingOutputs]:
+    """Counts of every arm and seed."""
+    for arm, status in scores.status.items():
+        for seed, own in zip(scores.seeds_of(arm), status, strict=True):
+            counts = np.bincount(own.reshape(-1), minlength=len(STATUSES)).tolist()
+            yield MissingOutputs(
+                metric=scores.metric.name,
+                arm=arm,
+                train_seed=seed,
+                n_outputs=own.size,
+                **dict(zip(STATUSES, counts, strict=True)),
+                rate_missing=float(1 - counts[0] / own.size),
+                n_prompts=len(scores.prompts),
+                n_prompts_dropped=int((~scores.kept).sum()),
+            )
+
+
+def seed_effects(claim: Claim) -> Iterator[SeedEffect]:
+    """The estimates of a claim, seed by seed."""
+    of, inference = claim.hypothesis, claim.finding.inference
+    names = (of.id, of.metric.name, of.contrast, of.group_kind, of.group)
+    for seed, theta in zip(claim.finding.estimate.seeds or (NO_SEED,), inference.theta, strict=True):
+        yield SeedEffect(*names, train_seed=seed, estimate=theta, n_prompts=inference.n_prompts)
+
+
+def variances(claim: Claim) -> Iterator[Variance]:
+    """The variance of a claim; none where its differences do not vary."""
+    of, inference = claim.hypothesis, claim.finding.inference
+    design, seeds = inference.design, inference.seeds
+    if design is None:
+        return
+    parts = {"prompt": design.prompt, "seed": design.seed, "resid": design.resid}
+    total = sum(parts.values())
+    one = Variance(
+        hypothesis_id=of.id,
+        metric=of.metric.name,
+        contrast=of.contrast,
+        group_kind=of.group_kind,
+        group=of.group,
+        n_prompts=inference.n_prompts,
+        n_seeds=inference.n_seeds,
+        V_prompt=inference.v_prompt,
+        V_seed=seeds and seeds.v_seed,
+        V_resid=seeds and seeds.v_resid,
+        sd_prompt=float(np.sqrt(design.prompt)),
+    )
+    if seeds is not None:
+        spread = {f"sd_{part}": float(np.sqrt(value)) for part, value in parts.items()}
+        shares = {f"share_{part}": value / total for part, value in parts.items() if total > 0}
+        one = dataclasses.replace(one, **spread, **shares)
+    yield one
+
+
+def projections(claim: Claim) -> Iterator[Projection]:
+    """What a claim about all prompts would detect in other designs; none where its differences do not vary."""
+    of, inference = claim.hypothesis, claim.finding.inference
+    design, alpha = inference.design, claim.plan.alpha
+    if design is None or not of.overall:
+        return
+    several = sorted({*PROJECTED_SEEDS, inference.n_seeds}) if inference.seeds is not None else [inference.n_seeds]
+    for factor in PROJECTED_PROMPTS:
+        for n_seeds in several:
+            n = max(2, round(factor * inference.n_prompts))
+            components = design.components(n, n_seeds)
+            known = inference.seeds is not None and n_seeds > 1
+            yield Projection(
+                hypothesis_id=of.id,
+                metric=of.metric.name,
+                contrast=of.contrast,
+                n_prompts=n,
+                n_seeds=n_seeds,
+                prompts_factor=factor,
+                V_prompt=components[0][0],
+                V_seed=components[1][0] if known else None,
+                mde_ckpt=design.detectable(n, n_seeds, alpha, "checkpoint"),
+                mde_method=design.detectable(n, n_seeds, alpha, "method") if known else None,
+            )
+
+
+def category_tests(claims: Sequence[Claim]) -> list[CategoryTest]:
+    """For each metric and contrast with two categories or more: whether they differ; p adjusted over all of these."""
+    groups: dict[tuple[str, str], list[Claim]] = {}
+    for claim in claims:
+        of = claim.hypothesis
+        if not of.overall and of.tested and claim.finding.inference.checkpoint.components:
+            groups.setdefault((of.metric.name, of.contrast), []).append(claim)
+    found = []
+    for key, own in groups.items():
+        if len(own) < 2:
+            continue
+        inferences = [claim.finding.inference for claim in own]
+        components = [inference.checkpoint.components[0] for inference in inferences]
+        estimates = np.array([inference.estimate for inference in inferences])
+        test = heterogeneity(estimates, *map(np.array, zip(*components, strict=True)))
+        if test is not None:
+            found.append((key, len(own), test))
+    adjusted = adjusted_p([test.p for *_, test in found], "bh")
+    return [
+        CategoryTest(*key, n, test.q, test.f, test.df1, test.df2, test.p, float(p), test.i2)
+        for (key, n, test), p in zip(found, adjusted, strict=True)
+    ]
+
+
+def make_tables(
+    claims: Sequence[Claim], arm_means: Sequence[ArmMean], missing: Sequence[MissingOutputs]
+) -> dict[str, pa.Table]:
+    """Every table of a study by its name. claims: sorted by hypothesis."""
+    columns = {
+        name: pa.array([_clean(value(claim)) for claim in claims], kind)
+        for name, (kind, value) in CONTRAST_COLUMNS.items()
+    }
+    schema = pa.schema([(name, kind) for name, (kind, _) in CONTRAST_COLUMNS.items()])
+
+    def each(rows: Callable[[Claim], Iterable]) -> list:
+        return [row for claim in claims for row in rows(claim)]
+
+    return {
+        "contrasts": pa.Table.from_arrays(list(columns.values()), schema=schema),
+        "arm_means": _table(ArmMean, arm_means, "metric", "group_kind", "group", "arm", "level", "train_seed"),
+        "seed_effects": _table(SeedEffect, each(seed_effects), "hypothesis_id", "train_seed"),
+        "variance": _table(Variance, each(variances), "hypothesis_id"),
+        "projection": _table(Projection, each(projections), "hypothesis_id", "n_prompts", "n_seeds"),
+        "heterogeneity": _table(CategoryTest, category_tests(claims), "metric", "contrast"),
+        "missing": _table(MissingOutputs, missing, "metric", "arm", "train_seed"),
+    }
+
+
+def _table(record: type, rows: Sequence, *by: str) -> pa.Table:
+    """Records of one type as a table whose columns are its fields, sorted."""
+    rows = sorted(rows, key=lambda row: tuple((value is not None, value) for value in (getattr(row, n) for n in by)))
+    schema = pa.schema([(one.name, TYPES[str(one.type).removesuffix(" | None")]) for one in dataclasses.fields(record)])
+    arrays = [pa.array([_clean(getattr(row, field.name)) for row in rows], field.type) for field in schema]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _clean(value: object) -> object:
+    """NaN becomes null."""
+    return None if isinstance(value, float) and np.isnan(value) else value
+
+
+def write_table(table: pa.Table, path: Path) -> None:
+    """One table as parquet or, with the suffix .csv, as text; the bytes depend on nothing but the table."""
+    if path.suffix != ".csv":
+        with atomic_path(path) as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+        return
+    frame = table.to_pandas()
+    for column in frame.columns[[str(field.type).startswith("list") for field in table.schema]]:
+        frame[column] = [None if cell is None else ";".join(map(str, cell)) for cell in frame[column]]
+    for column in frame.columns[[str(field.type) == "int64" for field in table.schema]]:
+        frame[column] = frame[column].astype("Int64")
+    with atomic_path(path) as temporary:
+        frame.to_csv(temporary, index=False, lineterminator="\n")
+
+
+def write_tables(tables: dict[str, pa.Table], decision: dict, folder: Path) -> None:
+    """Each table as parquet and csv, and decision.json."""
+    for name, table in tables.items():
+        write_table(table, folder / f"{name}.parquet")
+        write_table(table, folder / f"{name}.csv")
+    write_json(folder / "decision.json", decision)
