@@ -33,13 +33,15 @@ import pandas as pd
 from scipy import special
 
 from paired.adjust import adjusted_p
-from paired.contract import CONTRASTS, read_plan
-from paired.contrasts import hypothesis_id, random_generator
-from paired.inference import infer
+from paired.estimate import hypothesis_id
+from paired.plan import read_plan
+from paired.scopes import infer, random_generator
+from study.vocabulary import ARMS, PRIMARY_CONTRASTS
+from study.vocabulary import CONTRASTS as NAMED
 
 ORACLES = Path(os.environ.get("PAIRED_ORACLES", ROOT / "tests/oracles.json"))
 OUTPUT = ROOT / "benchmarks/simulation.md"
-ARMS = ("base", "sft", "sft_dpo", "dpo_only")
+CONTRASTS = {name: weights for name, (weights, *_) in NAMED.items()}
 KINDS = {
     "binary": lambda z: (z > 0).astype(float),
     "ordinal": lambda z: 1.0 + np.digitize(z, (-1.5, -0.5, 0.5, 1.5)),
@@ -117,6 +119,7 @@ def study_plan() -> dict:
         "metrics": metrics,
         "primary_metric": "binary",
         "contrasts": {name: CONTRASTS[name] for name in ("C1", "C2", "C3", "C4", "C5", "C6")},
+        "primary_contrasts": list(PRIMARY_CONTRASTS),
         "monte_carlo": {"B": 1999},
     }
 
@@ -157,7 +160,7 @@ def study_replicate(task: tuple) -> pd.DataFrame:
                     draws=plan.draws,
                 )
                 primary = metric == "binary" and kind == "overall" and contrast in plan.primary_contrasts
-                rows.append((name, contrast, "primary" if primary else "secondary", found.p_ckpt, found.p_method))
+                rows.append((name, contrast, "primary" if primary else "secondary", found.checkpoint.p, found.method.p))
     table = pd.DataFrame(rows, columns=["hypothesis_id", "contrast", "family", "p_ckpt", "p_method"])
     primary = table["family"] == "primary"
     table.loc[primary, "p_adj"] = adjusted_p(table.loc[primary, "p_method"], "holm")
@@ -310,9 +313,9 @@ def covers(differences: np.ndarray, of_checkpoints: float, of_recipe: float, cod
         return ends is not None and ends[0] <= truth <= ends[1]
 
     return (
-        holds(found.ci_ckpt, of_checkpoints),
-        holds(found.ci_method, of_recipe),
-        holds(found.ci_ckpt, of_recipe),
+        holds(found.checkpoint.ci, of_checkpoints),
+        holds(found.method.ci, of_recipe),
+        holds(found.checkpoint.ci, of_recipe),
     )
 
 

@@ -1,7 +1,7 @@
 """The command `paired`, also `python -m paired`: compare models, or put an analysis plan on record.
 
-    paired compare --lm-eval base=logs/base tuned=logs/tuned --metric acc --output out
-    paired freeze --plan plan.json --scores scores --output plan.lock.json
+paired compare --lm-eval base=logs/base tuned=logs/tuned --metric acc --output out
+paired freeze --plan plan.json --scores scores --output plan.lock.json
 """
 
 from __future__ import annotations

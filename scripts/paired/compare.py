@@ -51,9 +51,7 @@ def main(
     plan = read_plan(given, where=args.plan or "the plan", question=question)
     changes = changes_on_record(plan.sha256, args.plan_lock, program=freeze) if args.plan_lock else None
     caveats = shared_parents(args.runs) if args.runs else []
-    analysis = analyse(
-        plan, args.scores, read_prompts(args.prompts), plan_changes=changes, caveats=caveats, say=print
-    )
+    analysis = analyse(plan, args.scores, read_prompts(args.prompts), plan_changes=changes, caveats=caveats, say=print)
     folder = Path(args.output)
     write_tables(analysis.tables, analysis.decision, folder)
     text = write_up(analysis, notes)
@@ -69,9 +67,12 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
         prog=prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     source = parser.add_mutually_exclusive_group(required=True)
-    runs = {"nargs": "+", "metavar": "NAME[:SEED]=PATH"}
-    source.add_argument("--lm-eval", help="per model or seed, the folder of lm_eval --output_path", **runs)
-    source.add_argument("--inspect", help="per model or seed, an .eval or .json log of inspect_ai", **runs)
+    logs_help = {
+        "--lm-eval": "per model or seed, the folder of lm_eval --output_path",
+        "--inspect": "per model or seed, an .eval or .json log of inspect_ai",
+    }
+    for flag, text in logs_help.items():
+        source.add_argument(flag, nargs="+", metavar="NAME[:SEED]=PATH", help=text)
     source.add_argument("--table", metavar="FILE", help="csv or parquet: arm, prompt_id, metric, value, ...")
     source.add_argument(
         "--scores",

@@ -86,15 +86,12 @@ def decide(
         gain, cost = overall(plan.primary_metric, rule.gain), overall(plan.primary_metric, rule.cost)
         if gain is not None and cost is not None:
             guards = [
-                Guardrail(name, margins and margins.noninferior, margins and margins.harm)
+                Guardrail(name, claim.margins.noninferior, claim.margins.harm)
                 for name, metric in plan.metrics.items()
                 if metric.role == "guardrail" and (claim := overall(name, rule.gain)) is not None
-                for margins in [claim.margins]
             ]
-            p_cost, agree = cost.margins and cost.margins.noninferior, gain.finding.inference.same_sign
-            result, reasons = apply_rule(
-                plan.question, gates, gain.verdict, p_cost, guards, n_seeds, agree, plan.alpha
-            )
+            p_cost, agree = cost.margins.noninferior, gain.finding.inference.same_sign
+            result, reasons = apply_rule(plan.question, gates, gain.verdict, p_cost, guards, n_seeds, agree, plan.alpha)
             if result == "HOLD":
                 unsettled = [claim for claim in (gain, cost) if claim.verdict == "inconclusive"]
     return Decision(result, reasons, unsettled, primary, used, gates, notes, make_banner(plan, used, n_seeds, facts))

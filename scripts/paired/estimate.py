@@ -233,12 +233,15 @@ def _describe(
 
 
 def _missing(scores: Scores, weights: Weights, group: Group, rates: dict[str, float]) -> Missing:
-    sides = (float(np.mean([rates[arm] for arm, w in weights.items() if w * sign > 0])) for sign in (1, -1))
+    positive, negative = (
+        float(np.mean([rates[arm] for arm, w in weights.items() if w * sign > 0])) for sign in (1, -1)
+    )
     if scores.complete:
-        return Missing(*sides)
+        return Missing(positive, negative)
     design = (group.design_rows, group.design_category)
     return Missing(
-        *sides,
+        positive,
+        negative,
         any=True,
         complete_case=complete_case(scores, weights, *design)[0],
         bounds=missing_bounds(scores, weights, *design),

@@ -55,14 +55,14 @@ class Claim:
     """A finding in its family: what may be said about it.
 
     family: None where it is only described. scope: the one that it is about. margins: tests against the metric's
-    margin, None without one. flags: what a reader must know.
+    margin. flags: what a reader must know.
     """
 
     plan: Plan
     finding: Finding
     family: str | None
     scope: Scope
-    margins: MarginTests | None
+    margins: MarginTests
     planning: Planning
     flags: tuple[str, ...]
     adjusted: Adjusted = Adjusted()
@@ -132,7 +132,7 @@ def _claim(finding: Finding, plan: Plan) -> Claim:
     hypothesis, inference = finding.estimate.hypothesis, finding.inference
     metric, family = hypothesis.metric, family_of(hypothesis, plan)
     scope = inference.scope(scope_of(family, inference.n_seeds, plan))
-    margins = None if metric.margin is None else scope.margin_tests(metric.margin, metric.higher_is_better)
+    margins = MarginTests() if metric.margin is None else scope.margin_tests(metric.margin, metric.higher_is_better)
     return Claim(
         plan=plan,
         finding=finding,
@@ -175,26 +175,27 @@ def _adjust(claims: list[Claim], family: str, plan: Plan) -> list[Claim]:
     method = "holm" if family == "primary" else "bh"
     p = _floats([claim.scope.p for claim in claims])
     of_method = _floats([claim.finding.inference.method.p for claim in claims])
-    tost = _floats([claim.margins and claim.margins.tost for claim in claims])
-    by_method = {name: adjust.adjusted_p(p, name) for name in adjust.METHODS}
+    tost = _floats([claim.margins.tost for claim in claims])
+    holm, bh, by = (adjust.adjusted_p(p, name) for name in ("holm", "bh", "by"))
     method_scope_bh, tost_adj = adjust.adjusted_p(of_method, "bh"), adjust.adjusted_p(tost, method)
     n_tests, n_tost = int((~np.isnan(p)).sum()), int((~np.isnan(tost)).sum())
-    fcr = adjust.fcr_alpha(by_method["bh"], plan.q) if claims and family != "primary" else None
+    fcr = adjust.fcr_alpha(bh, plan.q) if claims and family != "primary" else None
     done = []
     for i, claim in enumerate(claims):
         adjusted = Adjusted(
-            p=_value(by_method[method][i]),
+            p=_value((holm if family == "primary" else bh)[i]),
             method=method,
-            **{name: _value(values[i]) for name, values in by_method.items()},
+            holm=_value(holm[i]),
+            bh=_value(bh[i]),
+            by=_value(by[i]),
             method_scope_bh=_value(method_scope_bh[i]),
             tost=_value(tost_adj[i]),
             n_tests=n_tests,
             n_tost=n_tost,
         )
-        bh, by = adjusted.bh, adjusted.by
-        if fcr and bh is not None and bh <= plan.q:
+        if fcr and bh[i] <= plan.q:
             adjusted = replace(adjusted, fcr=claim.scope.interval(fcr))
-        depends = bh is not None and by is not None and (bh <= plan.q) != (by <= plan.q)
+        depends = (bh[i] <= plan.q) != (by[i] <= plan.q)  # never of NaN
         flags = (*claim.flags, *(["depends_on_dependence"] if depends else []))
         done.append(replace(claim, adjusted=adjusted, flags=flags))
     return done

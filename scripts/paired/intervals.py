@@ -120,9 +120,9 @@ def same_sign(theta: np.ndarray) -> int:
 
 
 def seed_variance(differences: np.ndarray, codes: np.ndarray, n_clusters: int) -> SeedVariance:
-    """Seed and residual variance of crossed seeds x prompts (docs/statistics.md, 1.5; equals the balanced ANOVA mean squares).
+    """Seed and residual variance of crossed seeds x prompts (docs/statistics.md, 1.5).
 
-    differences: float [S, n], S >= 2. codes: int [n]. n_clusters >= 2.
+    differences: float [S, n], S >= 2. codes: int [n]. n_clusters >= 2. If balanced: the ANOVA's mean squares.
     """
     n_seeds, n = differences.shape
     theta = differences.mean(axis=1)
@@ -176,11 +176,11 @@ def one_sided_p(components: Components, distance: float) -> float:
 
 @dataclass(frozen=True)
 class MarginTests:
-    """One-sided p against a margin: not inferior by it, equivalent within it (TOST), harmful beyond it."""
+    """One-sided p against a margin: not inferior by it, equivalent within it (TOST), harmful beyond it; None: none."""
 
-    noninferior: float
-    tost: float
-    harm: float
+    noninferior: float | None = None
+    tost: float | None = None
+    harm: float | None = None
 
 
 def margin_tests(components: Components, gain: float, margin: float) -> MarginTests:

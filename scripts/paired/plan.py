@@ -67,14 +67,14 @@ NO_QUESTION = Question()
 EXAMPLE = '{"tuned - base": {"tuned": 1, "base": -1}}'
 
 
-def read_plan(plan: dict, *, where: str = "plan", question: Question = NO_QUESTION) -> Plan:
+def read_plan(plan: object, *, where: str = "plan", question: Question = NO_QUESTION) -> Plan:
     """Check the plan (keys as in docs/statistics.md, section 2) and fill its defaults.
 
     where: how messages call it. question: its contrasts and primary ones are those of a plan that names none. Raises
     ContractError naming the key: unknown or missing keys, wrong values, contrast coefficients that do not sum to zero,
     a primary metric or contrast that is not in the plan.
     """
-    _require_keys(plan, where, KEYS, {"metrics", "primary_metric"})
+    plan = _object(plan, where, KEYS, {"metrics", "primary_metric"})
     if not isinstance(plan["metrics"], dict) or not plan["metrics"]:
         raise ContractError(f"{where}, key 'metrics': must name at least one metric")
     metrics = {
@@ -87,8 +87,7 @@ def read_plan(plan: dict, *, where: str = "plan", question: Question = NO_QUESTI
     train_seeds = plan.get("train_seeds")
     if train_seeds is not None and not (isinstance(train_seeds, list) and all(type(s) is int for s in train_seeds)):
         raise ContractError(f"{where}, key 'train_seeds': must be a list of integers, found {train_seeds!r}")
-    monte_carlo = plan.get("monte_carlo") or {}
-    _require_keys(monte_carlo, f"{where}, key 'monte_carlo'", {"B"}, set())
+    monte_carlo = _object(plan.get("monte_carlo") or {}, f"{where}, key 'monte_carlo'", {"B"}, set())
     return Plan(
         metrics=metrics,
         primary_metric=primary,
@@ -128,13 +127,15 @@ def _read_contrasts(plan: dict, where: str, question: Question) -> tuple[dict[st
     return contrasts, primary
 
 
-def _require_keys(value: object, where: str, known: set[str], required: set[str]) -> None:
+def _object(value: object, where: str, known: set[str], required: set[str]) -> dict:
+    """The value, if it is an object with the required keys and no others than the known ones."""
     if not isinstance(value, dict):
         raise ContractError(f"{where}: expected an object with keys {', '.join(sorted(known))}")
     for name in sorted(set(value) - known):
         raise ContractError(f"{where}: unknown key {name!r} (known: {', '.join(sorted(known))})")
     for name in sorted(required - set(value)):
         raise ContractError(f"{where}: key {name!r} is missing")
+    return value
 
 
 def _one_of(value: dict, where: str, key: str, allowed: tuple[str, ...], default: str | None = None) -> str:
@@ -160,7 +161,7 @@ def _probability(value: dict, where: str, key: str) -> float:
 
 def _read_metric(name: str, entry: object, where: str) -> Metric:
     known = {"kind", "higher_is_better", "bounds", "margin", "step", "role"}
-    _require_keys(entry, where, known, {"kind", "higher_is_better"})
+    entry = _object(entry, where, known, {"kind", "higher_is_better"})
     kind = _one_of(entry, where, "kind", KINDS)
     if not isinstance(entry["higher_is_better"], bool):
         raise ContractError(f"{where}, key 'higher_is_better': must be true or false")

@@ -16,7 +16,7 @@ Weights = dict[str, int]
 
 @dataclass(frozen=True)
 class Phrase:
-    """How sentences call a contrast that "A minus B" does not say well. better, worse: whole clauses, "A gains more"."""
+    """How sentences call a contrast that "A minus B" does not say well; better, worse: clauses ("A gains more")."""
 
     name: str
     better: str

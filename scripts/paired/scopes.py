@@ -8,7 +8,7 @@ to claim anything.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -55,14 +55,14 @@ class Scope:
             return proportions.tango_interval(*self.table, alpha)
         return interval(self.estimate, self.components, alpha) if self.components else None
 
-    def margin_tests(self, margin: float, higher_is_better: bool) -> MarginTests | None:
+    def margin_tests(self, margin: float, higher_is_better: bool) -> MarginTests:
         """Non-inferiority, equivalence and harm against a margin, positive differences oriented to be gains."""
         if self.table is not None:
             n12, n21, n = self.table if higher_is_better else (self.table[1], self.table[0], self.table[2])
             tost = proportions.tango_tost(n12, n21, n, margin)
             return MarginTests(tost["p_lower"], tost["p_tost"], 1 - tost["p_lower"])
         gain = self.estimate if higher_is_better else -self.estimate
-        return margin_tests(self.components, gain, margin) if self.components else None
+        return margin_tests(self.components, gain, margin) if self.components else MarginTests()
 
     def detectable(self, alpha: float) -> float | None:
         """Smallest true difference that is found with 80% power."""
@@ -95,7 +95,7 @@ class Inference:
     table: Table | None = None
     seeds: SeedVariance | None = None
     excess: Interval | None = None
-    flags: tuple[str, ...] = field(default=())
+    flags: tuple[str, ...] = ()
 
     def scope(self, name: str) -> Scope:
         """A scope by its name."""
@@ -144,39 +144,20 @@ def infer(
     The sign-flip statistic is the sum over prompts of their weight in the estimate.
     """
     differences = np.asarray(differences, dtype=float)
-    n_seeds, n = differences.shape
-    singletons = codes is None
-    codes = np.arange(n) if singletons else np.asarray(codes)
-    n_clusters = n if singletons else int(codes.max()) + 1
-    mean = differences.mean(axis=0)
-    weights = macro_weights(category) if category is not None else None
-    weighted = mean if weights is None else mean * weights
-    estimate = float(weighted.mean())
-    sums = weighted if singletons else np.bincount(codes, weights=weighted, minlength=n_clusters)
-    flip = signflip(sums, lattice=lattice if weights is None else None, rng=rng, draws=draws)
-    table = None
-    if binary_pair and n_seeds == 1 and singletons and weights is None:
-        table = (int((mean == 1).sum()), int((mean == -1).sum()), n)
-    found = Inference(
-        estimate=estimate,
-        n_prompts=n,
-        n_clusters=n_clusters,
-        n_seeds=n_seeds,
-        flip=flip,
-        checkpoint=Scope(CHECKPOINT, estimate, p=1.0),
-        method=Scope(METHOD, estimate),
-        theta=(estimate,) if n_seeds == 1 else _by_seed(differences, weights),
-        table=table,
-    )
-    if n_clusters < 2:
+    codes = None if codes is None else np.asarray(codes)
+    own_codes = np.arange(differences.shape[1]) if codes is None else codes
+    found = _test(differences, codes, lattice, category, rng, draws)
+    if binary_pair and found.n_seeds == 1 and codes is None and category is None:
+        found = replace(found, table=(int((differences == 1).sum()), int((differences == -1).sum()), found.n_prompts))
+    if found.n_clusters < 2:
         return replace(found, flags=("too_few_clusters",))
     largest = float(np.abs(differences).max())
-    if flip.n_nonzero == 0 and largest == 0:
+    if found.flip.n_nonzero == 0 and largest == 0:
         return _no_difference(found, binary, alpha)
-    found = replace(found, p_mid=flip.p_mid, checkpoint=replace(found.checkpoint, p=flip.p))
-    if category is not None and any(len(np.unique(codes[category == one])) < 2 for one in np.unique(category)):
+    found = replace(found, p_mid=found.flip.p_mid, checkpoint=replace(found.checkpoint, p=found.flip.p))
+    if category is not None and any(len(np.unique(own_codes[category == one])) < 2 for one in np.unique(category)):
         return replace(found, flags=("category_of_one_cluster",))
-    v_prompt, df, design_effect, seeds = _variances(differences, codes, n_clusters, category)
+    v_prompt, df, design_effect, seeds = _variances(differences, own_codes, found.n_clusters, category)
     found = replace(found, se=float(np.sqrt(v_prompt)), df=df, design_effect=design_effect, seeds=seeds)
     if seeds is not None:
         found = replace(found, theta=tuple(seeds.theta.tolist()))
@@ -185,9 +166,33 @@ def infer(
     return _both_scopes(found, v_prompt, df, alpha)
 
 
-def _by_seed(differences: np.ndarray, weights: np.ndarray | None) -> tuple[float, ...]:
-    """The estimate of each seed."""
-    return tuple((differences if weights is None else differences * weights).mean(axis=1).tolist())
+def _test(
+    differences: np.ndarray,
+    codes: np.ndarray | None,
+    lattice: float | None,
+    category: np.ndarray | None,
+    rng: np.random.Generator | None,
+    draws: int,
+) -> Inference:
+    """The estimate and its sign-flip test; whether that says anything, and how sure the estimate is, is still open."""
+    n_seeds, n = differences.shape
+    n_clusters = n if codes is None else int(codes.max()) + 1
+    mean = differences.mean(axis=0)
+    weights = macro_weights(category) if category is not None else None
+    weighted = mean if weights is None else mean * weights
+    estimate = float(weighted.mean())
+    sums = weighted if codes is None else np.bincount(codes, weights=weighted, minlength=n_clusters)
+    by_seed = (differences if weights is None else differences * weights).mean(axis=1)
+    return Inference(
+        estimate=estimate,
+        n_prompts=n,
+        n_clusters=n_clusters,
+        n_seeds=n_seeds,
+        flip=signflip(sums, lattice=lattice if weights is None else None, rng=rng, draws=draws),
+        checkpoint=Scope(CHECKPOINT, estimate, p=1.0),
+        method=Scope(METHOD, estimate),
+        theta=(estimate,) if n_seeds == 1 else tuple(by_seed.tolist()),
+    )
 
 
 def _no_difference(found: Inference, binary: bool, alpha: float) -> Inference:
@@ -225,10 +230,12 @@ def _no_variance(found: Inference, alpha: float) -> Inference:
 def _both_scopes(found: Inference, v_prompt: float, df: float, alpha: float) -> Inference:
     """The usual case: prompts vary, and with more than one seed there are seeds that may."""
     components, seeds = [(v_prompt, df)], found.seeds
-    checkpoint = replace(found.checkpoint, ci=interval(found.estimate, components, alpha), components=components)
+    ends = interval(found.estimate, components, alpha)
+    if found.table is not None:
+        ends = proportions.tango_interval(*found.table, alpha)
     found = replace(
         found,
-        checkpoint=_by_table(checkpoint, found.table, alpha),
+        checkpoint=replace(found.checkpoint, ci=ends, components=components, table=found.table),
         ci_method="tango" if found.table else "cr2_t",
     )
     if seeds is not None:
@@ -242,8 +249,7 @@ def _both_scopes(found: Inference, v_prompt: float, df: float, alpha: float) -> 
             components=both,
         )
         found = replace(found, method=method, excess=interval(found.estimate, beyond, alpha))
-    low, high = found.checkpoint.ci
-    disagree = (found.flip.p <= alpha) != (low > 0 or high < 0)
+    disagree = (found.flip.p <= alpha) != (ends[0] > 0 or ends[1] < 0)
     return replace(found, flags=("ci_p_disagree",)) if disagree else found
 
 

@@ -118,7 +118,7 @@ class _Cells:
             if unplanned:
                 raise ContractError(
                     f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(unplanned)}, which the plan does not "
-                    f"name (train_seeds {list(self.plan.train_seeds)}); seeds are part of the plan"
+                    f"name (train_seeds {list(self.plan.train_seeds or ())}); seeds are part of the plan"
                 )
             if (NO_SEED in found and len(found) > 1) or min(found) < NO_SEED:
                 raise ContractError(
@@ -228,7 +228,7 @@ class _Cells:
         doubled = np.concatenate([cell[seen[cell] >= 0], ordered[1:][ordered[1:] == ordered[:-1]]])
         if len(doubled):
             seed, prompt, sample = np.unravel_index(int(doubled.min()), self.status[arm].shape)
-            key = self._key(arm, self.seeds[arm][seed], prompt, sample)
+            key = self._key(arm, self.seeds[arm][seed], int(prompt), int(sample))
             raise ContractError(f"{path}: duplicate key ({key}); each key has exactly one row")
 
     def _prompts(self, path: Path, batch: pa.RecordBatch) -> np.ndarray:

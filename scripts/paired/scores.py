@@ -88,12 +88,13 @@ class Scores:
 
     def differences(self, weights: Weights) -> np.ndarray:
         """float [S, kept prompts]: a contrast for every seed and prompt; an arm without seeds counts for each."""
-        total = sum(weight * self.values(arm) for arm, weight in weights.items())
+        total = np.asarray(sum(weight * self.values(arm) for arm, weight in weights.items()))
         return np.broadcast_to(total, (self.n_seeds, total.shape[1]))
 
     def side(self, weights: Weights, sign: int) -> np.ndarray:
         """float [kept prompts]: the arms on one side (1: plus, -1: minus) of a contrast, averaged over seeds."""
-        return sum(abs(weight) * self.values(arm).mean(axis=0) for arm, weight in weights.items() if weight * sign > 0)
+        arms = [arm for arm, weight in weights.items() if weight * sign > 0]
+        return np.asarray(sum(abs(weights[arm]) * self.values(arm).mean(axis=0) for arm in arms))
 
     @property
     def lattice(self) -> float | None:

@@ -77,7 +77,7 @@ def signflip(
     elif m <= ENUMERATION_LIMIT:
         p, p_mid, method = *enumeration(magnitudes, total), "enumeration"
     else:
-        method = "saddlepoint"
+        method, p, p_mid = "saddlepoint", 1.0, 1.0
         if m <= MONTE_CARLO_LIMIT:
             if rng is None:
                 raise ValueError(f"{m} non-zero clusters of continuous data need a random generator")

@@ -83,9 +83,9 @@ CONTRAST_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Claim], object]]] = {
     "variance_ratio": (NUMBER, lambda c: c.finding.estimate.effects.variance_ratio),
     "design_effect": (NUMBER, lambda c: c.finding.inference.design_effect),
     "margin": (NUMBER, lambda c: c.hypothesis.metric.margin),
-    "p_tost": (NUMBER, lambda c: c.margins and c.margins.tost),
-    "p_noninferior": (NUMBER, lambda c: c.margins and c.margins.noninferior),
-    "p_harm": (NUMBER, lambda c: c.margins and c.margins.harm),
+    "p_tost": (NUMBER, lambda c: c.margins.tost),
+    "p_noninferior": (NUMBER, lambda c: c.margins.noninferior),
+    "p_harm": (NUMBER, lambda c: c.margins.harm),
     "p_adj": (NUMBER, lambda c: c.adjusted.p),
     "p_adj_method": (TEXT, lambda c: c.adjusted.method),
     "p_adj_holm": (NUMBER, lambda c: c.adjusted.holm),
@@ -146,15 +146,15 @@ class Variance:
     group: str
     n_prompts: int
     n_seeds: int
-    V_prompt: float
+    V_prompt: float | None
     V_seed: float | None
     V_resid: float | None
     sd_prompt: float
-    sd_seed: float | None = None
-    sd_resid: float | None = None
-    share_prompt: float | None = None
-    share_seed: float | None = None
-    share_resid: float | None = None
+    sd_seed: float | None
+    sd_resid: float | None
+    share_prompt: float | None
+    share_seed: float | None
+    share_resid: float | None
 
 
 @dataclass(frozen=True)
@@ -239,9 +239,12 @@ def variances(claim: Claim) -> Iterator[Variance]:
     design, seeds = inference.design, inference.seeds
     if design is None:
         return
-    parts = {"prompt": design.prompt, "seed": design.seed, "resid": design.resid}
-    total = sum(parts.values())
-    one = Variance(
+    total = design.prompt + design.seed + design.resid
+
+    def share(part: float) -> float | None:
+        return part / total if seeds and total > 0 else None
+
+    yield Variance(
         hypothesis_id=of.id,
         metric=of.metric.name,
         contrast=of.contrast,
@@ -250,15 +253,15 @@ def variances(claim: Claim) -> Iterator[Variance]:
         n_prompts=inference.n_prompts,
         n_seeds=inference.n_seeds,
         V_prompt=inference.v_prompt,
-        V_seed=seeds and seeds.v_seed,
-        V_resid=seeds and seeds.v_resid,
+        V_seed=seeds.v_seed if seeds else None,
+        V_resid=seeds.v_resid if seeds else None,
         sd_prompt=float(np.sqrt(design.prompt)),
+        sd_seed=float(np.sqrt(design.seed)) if seeds else None,
+        sd_resid=float(np.sqrt(design.resid)) if seeds else None,
+        share_prompt=share(design.prompt),
+        share_seed=share(design.seed),
+        share_resid=share(design.resid),
     )
-    if seeds is not None:
-        spread = {f"sd_{part}": float(np.sqrt(value)) for part, value in parts.items()}
-        shares = {f"share_{part}": value / total for part, value in parts.items() if total > 0}
-        one = dataclasses.replace(one, **spread, **shares)
-    yield one
 
 
 def projections(claim: Claim) -> Iterator[Projection]:
@@ -292,19 +295,16 @@ def category_tests(claims: Sequence[Claim]) -> list[CategoryTest]:
     groups: dict[tuple[str, str], list[Claim]] = {}
     for claim in claims:
         of = claim.hypothesis
-        if not of.overall and of.tested and claim.finding.inference.checkpoint.components:
+        if not of.overall and of.tested:
             groups.setdefault((of.metric.name, of.contrast), []).append(claim)
     found = []
     for key, own in groups.items():
-        if len(own) < 2:
-            continue
-        inferences = [claim.finding.inference for claim in own]
-        components = [inference.checkpoint.components[0] for inference in inferences]
-        estimates = np.array([inference.estimate for inference in inferences])
-        test = heterogeneity(estimates, *map(np.array, zip(*components, strict=True)))
+        scopes = [claim.finding.inference.checkpoint for claim in own]
+        usable = [(scope.estimate, *scope.components[0]) for scope in scopes if scope.components]
+        test = heterogeneity(*np.array(usable).T) if len(usable) > 1 else None
         if test is not None:
-            found.append((key, len(own), test))
-    adjusted = adjusted_p([test.p for *_, test in found], "bh")
+            found.append((key, len(usable), test))
+    adjusted = adjusted_p(np.array([test.p for *_, test in found]), "bh")
     return [
         CategoryTest(*key, n, test.q, test.f, test.df1, test.df2, test.p, float(p), test.i2)
         for (key, n, test), p in zip(found, adjusted, strict=True)

@@ -18,7 +18,7 @@ TESTS = {
     "enumeration": "exact sign-flip test",
     "monte_carlo": "Monte Carlo sign-flip test",
 }
-ADJUSTMENTS = {"holm": "Holm", "bh": "Benjamini-Hochberg"}
+ADJUSTMENTS: dict[str | None, str] = {"holm": "Holm", "bh": "Benjamini-Hochberg"}
 
 
 def amount(value: float, unit_interval: bool, *, signed: bool = True, decimals: int | None = None) -> str:
@@ -112,6 +112,7 @@ class Sentence:
             name, p, tests = "t test over prompts and seeds", adjusted.p, adjusted.n_tests
         else:
             name, p, tests = TESTS.get(difference_test(claim), "sign-flip test"), adjusted.p, adjusted.n_tests
+        assert p is not None, "this verdict rests on a test"
         if tests == 1:
             return f"{name}, {p_text(p)}, the only test of its family"
         return f"{name}, {p_text(p)} after {ADJUSTMENTS[adjusted.method]} over {tests} tests"

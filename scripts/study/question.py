@@ -24,7 +24,9 @@ QUESTION = {
         "second": "C3",
         "third": "C2",
         "alike": "DPO {first}, both after SFT ({first_facts}) and straight from the base model ({second_facts})",
-        "unlike": "DPO after SFT {first} ({first_facts}), and DPO straight from the base model {second} ({second_facts})",
+        "unlike": (
+            "DPO after SFT {first} ({first_facts}), and DPO straight from the base model {second} ({second_facts})"
+        ),
         "outcome": {
             "superior": "helps",
             "superior_negligible": "helps, but by less than matters",

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from test_paired_oracles import write_prompts, write_scores
 
 from arms.job.files import UserError
-from paired.contrasts import CONTRAST_COLUMNS
+from paired import freeze
+from paired.tables import CONTRAST_COLUMNS
 
 ROOT = Path(__file__).parents[3]
 PLAN = {
@@ -103,17 +104,23 @@ def copy(study, tmp_path):
 
 def test_in_the_workflow_from_a_path_with_a_space_and_a_quote(study, tmp_path):
     folder = shutil.copytree(study, tmp_path / "it's a study")
+    record = freeze.freeze(PLAN, folder / "no-scores-yet", folder / "plan.lock")
+    assert not record["exploratory"]
     job = {"rule": "compare", "wildcards": {}, "settings": PLAN, "code": "0" * 64}
+    files = {
+        "lock": [ROOT / "envs/stats.yaml"],
+        "manifest": ["stats/manifest.json"],
+        "gates": [f"{folder}/plan.json"],
+        "scores": sorted(folder.glob("scores/*/*.parquet")),
+        "prompts": [f"{folder}/prompts.parquet"],
+        "plan-lock": [f"{folder}/plan.lock"],
+        "tables": [f"{folder}/stats/{table}.parquet" for table in TABLES],
+        "csv": [f"{folder}/stats/{table}.csv" for table in TABLES],
+        "decision": [f"{folder}/stats/decision.json"],
+    }
+    (folder / "plan.json").write_text("{}")
     command = [sys.executable, str(ROOT / "scripts/compare.py"), "--job", json.dumps(job)]
-    command += ["--lock", str(ROOT / "envs/stats.yaml"), "--manifest", "stats/manifest.json"]
-    command += [
-        "--scores",
-        *map(str, sorted(folder.glob("scores/*/*.parquet"))),
-        "--prompts",
-        f"{folder}/prompts.parquet",
-        "--output",
-        f"{folder}/stats",
-    ]
+    command += [part for name, paths in files.items() for part in (f"--{name}", *map(str, paths))]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "For this recipe, on pref_acc: DPO helps, both after SFT" in done.stdout
@@ -122,7 +129,8 @@ def test_in_the_workflow_from_a_path_with_a_space_and_a_quote(study, tmp_path):
     assert again.returncode == 0, "files that were not named are not read"
     manifest = json.loads((folder / "stats/manifest.json").read_text())
     assert manifest["facts"]["decision"] in ("GO", "HOLD")
-    assert "pref_acc/part-0.parquet" in manifest["inputs"]
+    scores = {f"{metric}/part-0.parquet" for metric in PLAN["metrics"]}
+    assert set(manifest["inputs"]) == scores | {"prompts", "plan_lock", f"{folder}/plan.json"}
     assert set(manifest["outputs"]) == {f"{t}_{kind}" for t in TABLES for kind in ("parquet", "csv")} | {"decision"}
 
     rows = pd.read_parquet(folder / "stats/contrasts.parquet")
@@ -180,7 +188,7 @@ def test_row_order_files_batches_and_threads_change_no_byte(copy, monkeypatch, t
         pq.write_table(table[half:], folder / "part-1.parquet")
     prompts = pd.read_parquet(copy / "prompts.parquet")
     prompts.iloc[::-1].to_parquet(copy / "prompts.parquet")
-    monkeypatch.setattr("paired.contract.BATCH_ROWS", 17)
+    monkeypatch.setattr("paired.score_files.BATCH_ROWS", 17)
     run(monkeypatch, copy, output="other")
     names = sorted(path.name for path in (copy / "one").iterdir())
     assert len(names) == 2 * len(TABLES) + 4  # with decision.json, summary.md and the forest plot
@@ -264,7 +272,7 @@ def test_outputs_without_a_hash_are_not_the_same(copy, monkeypatch):
 
     rewrite(copy, "pass_rate", some)
     for rows in (7, 2**20):
-        monkeypatch.setattr("paired.contract.BATCH_ROWS", rows)
+        monkeypatch.setattr("paired.score_files.BATCH_ROWS", rows)
         assert run(monkeypatch, copy)["gates"]["distinct_outputs"]
 
 
@@ -508,4 +516,4 @@ def test_job_needs_a_manifest(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
     with pytest.raises(SystemExit):
         compare.main()
-    assert "--job and --manifest go together" in capsys.readouterr().err
+    assert "--manifest" in capsys.readouterr().err

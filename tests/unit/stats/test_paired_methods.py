@@ -1,9 +1,14 @@
 """The methods against second routes: enumeration, scipy, explicit matrices, duality, and the words they end in."""
 
+import ast
 import math
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 
@@ -11,17 +16,23 @@ pytest.importorskip("statsmodels", reason="runs in the stats environment")
 
 import numpy as np
 import statsmodels.api as sm
+import textbook
+from questions import CONTRASTS, QUESTION, claim
 from scipy import special, stats
 from statsmodels.stats import contingency_tables as contingency
 from statsmodels.stats import oneway, weightstats
 
-from paired import adjust, effects, intervals, power, proportions, verdict
-from paired.contract import CONTRASTS, ContractError, read_plan
-from paired.contrasts import random_generator
-from paired.inference import infer
+from paired import adjust, effects, intervals, power, proportions
+from paired.families import Planning
+from paired.files import ContractError
+from paired.plan import read_plan
+from paired.question import read_question
+from paired.scopes import infer, random_generator
 from paired.signflip import SMALLEST_P, enumeration, lattice_p, monte_carlo, saddlepoint, signflip, wilcoxon
+from paired.words import Sentence
 
 RNG = np.random.default_rng(7)
+PACKAGE = Path(__file__).parents[3] / "scripts/paired"
 
 
 def brute_force(d):
@@ -94,10 +105,10 @@ def test_no_p_is_ever_zero():
 def test_mcnemar_is_the_sign_flip_of_one_seed():
     d = np.repeat([1.0, -1, 0], [16, 6, 40])
     found = infer(d[None], binary_pair=True, lattice=1)
-    one = proportions.mcnemar(16, 6)
-    assert (found.p_ckpt, found.p_ckpt_mid) == pytest.approx((one["p_exact"], one["p_mid"]), rel=1e-12)
-    assert found.ci_ckpt_method == "tango"
-    assert found.ci_ckpt == pytest.approx(proportions.tango_interval(16, 6, 62, 0.05))
+    one = textbook.mcnemar(16, 6)
+    assert (found.checkpoint.p, found.p_mid) == pytest.approx((one["p_exact"], one["p_mid"]), rel=1e-12)
+    assert found.ci_method == "tango"
+    assert found.checkpoint.ci == pytest.approx(proportions.tango_interval(16, 6, 62, 0.05))
 
 
 def test_wilcoxon_is_exact_with_ties():
@@ -163,8 +174,8 @@ def test_macro_weighting_is_the_mean_of_category_means():
     means = [d[:, category == c].mean(axis=0) for c in range(3)]
     assert found.estimate == pytest.approx(np.mean([m.mean() for m in means]))
     parts = np.array([m.var(ddof=1) / len(m) for m in means]) / 9
-    assert found.se_ckpt**2 == pytest.approx(parts.sum())
-    assert found.df_ckpt == pytest.approx(parts.sum() ** 2 / (parts**2 / np.array([19, 5, 3])).sum())
+    assert found.se**2 == pytest.approx(parts.sum())
+    assert found.df == pytest.approx(parts.sum() ** 2 / (parts**2 / np.array([19, 5, 3])).sum())
     assert "category_of_one_cluster" in infer(d, category=np.repeat([0, 1], [29, 1])).flags
 
 
@@ -269,7 +280,7 @@ def test_wilcoxon_with_zeros_and_ties_equals_enumeration_and_scipy():
 def test_one_table_equals_scipy_and_statsmodels():
     rng = np.random.default_rng(3)
     for n12, n21 in [(0, 0), (0, 3), (1, 0), (7, 7), *rng.integers(0, 60, (40, 2)).tolist()]:
-        found = proportions.mcnemar(n12, n21)
+        found = textbook.mcnemar(n12, n21)
         if n12 + n21:
             two = [contingency.mcnemar([[0, n12], [n21, 0]], exact=False, correction=c) for c in (False, True)]
             exact = stats.binomtest(n12, n12 + n21)
@@ -280,9 +291,9 @@ def test_one_table_equals_scipy_and_statsmodels():
             assert (found["p_exact"], found["p_mid"]) == pytest.approx((p, p_mid), rel=1e-10)
             ends = exact.proportion_ci(0.9, "exact")
             ratio = proportions.conditional_odds_ratio(n12, n21, 0.1)
-            assert ratio["odds_ratio_lo"] == pytest.approx(ends.low / (1 - ends.low))
-            assert ratio["odds_ratio_hi"] == (pytest.approx(ends.high / (1 - ends.high)) if n21 else np.inf)
-    assert min(p for name, p in proportions.mcnemar(0, 5000).items() if name.startswith("p_")) > 0
+            assert ratio.low == pytest.approx(ends.low / (1 - ends.low))
+            assert ratio.high == (pytest.approx(ends.high / (1 - ends.high)) if n21 else np.inf)
+    assert min(p for name, p in textbook.mcnemar(0, 5000).items() if name.startswith("p_")) > 0
     assert proportions.tango_tost(300_000, 300_000, 10**6, 0.05)["p_tost"] > 0
 
 
@@ -345,9 +356,9 @@ def test_crossed_seeds_and_prompts(n_seeds):
         seeds = n * d.mean(axis=1).var(ddof=1)
         rest = d - d.mean(axis=0) - d.mean(axis=1, keepdims=True) + d.mean()
         resid = (rest**2).sum() / ((n - 1) * (n_seeds - 1))
-        parts = (found.se_ckpt**2, found.seeds.v_seed, found.seeds.v_resid)
+        parts = (found.se**2, found.seeds.v_seed, found.seeds.v_resid)
         assert parts == pytest.approx(np.array([prompts, seeds, resid]) / (n * n_seeds))
-        lower = np.sqrt(sum(stats.t.isf(found.p_method / 2, df) ** 2 * v for v, df in found.method))
+        lower = np.sqrt(sum(stats.t.isf(found.method.p / 2, df) ** 2 * v for v, df in found.method.components))
         assert lower == pytest.approx(abs(found.estimate))
 
         n_clusters = int(rng.integers(2, n + 1))
@@ -405,7 +416,7 @@ def test_planning_equals_enumeration_and_the_noncentral_t():
         for n21 in range(n + 1 - n12):
             cells = [n12, n21, n - n12 - n21]
             chance = stats.multinomial.pmf(cells, n, [(psi + delta) / 2, (psi - delta) / 2, 1 - psi])
-            found = proportions.mcnemar(n12, n21)
+            found = textbook.mcnemar(n12, n21)
             chances = {name: total + chance * (found[name] <= 0.05) for name, total in chances.items()}
     assert power.mcnemar_power(n, psi, delta) == pytest.approx((chances["p_mid"], chances["p_exact"]))
 
@@ -417,13 +428,13 @@ def test_effect_sizes_equal_their_definitions():
     pairs = np.sign(first - second)
     scipy = stats.wilcoxon(first, second, zero_method="wilcox", alternative="greater", method="approx")
     n = int(np.count_nonzero(pairs))
-    assert found["rank_biserial"] == pytest.approx(2 * scipy.statistic / (n * (n + 1) / 2) - 1)
-    assert found["prob_superiority"] == pytest.approx(((pairs > 0).sum() + 0.5 * (pairs == 0).sum()) / 25)
-    assert found["corr_ab"] == pytest.approx(stats.pearsonr(first, second)[0])
-    assert found["d_z"] == pytest.approx(stats.ttest_rel(first, second).statistic / 5)
-    assert found["g_z"] == pytest.approx(found["d_z"] * (1 - 3 / (4 * 24 - 1)), rel=1e-3), "J is near 1 - 3/(4 df - 1)"
+    assert found.rank_biserial == pytest.approx(2 * scipy.statistic / (n * (n + 1) / 2) - 1)
+    assert found.prob_superiority == pytest.approx(((pairs > 0).sum() + 0.5 * (pairs == 0).sum()) / 25)
+    assert found.corr_ab == pytest.approx(stats.pearsonr(first, second)[0])
+    assert found.d_z == pytest.approx(stats.ttest_rel(first, second).statistic / 5)
+    assert found.g_z == pytest.approx(found.d_z * (1 - 3 / (4 * 24 - 1)), rel=1e-3), "J is near 1 - 3/(4 df - 1)"
     constant = effects.effect_sizes(np.full(7, 0.1), np.full(7, 0.3))
-    assert (constant["d_z"], constant["d_av"], constant["corr_ab"], constant["variance_ratio"]) == (None,) * 4
+    assert (constant.d_z, constant.d_av, constant.corr_ab, constant.variance_ratio) == (None,) * 4
     assert intervals.cluster_mean(np.full(7, 0.1), np.arange(7), 7).design_effect is None
 
 
@@ -434,8 +445,8 @@ def test_effect_sizes_equal_their_definitions():
 def test_differences_that_cancel_in_every_cluster(differences, codes, p_method):
     """No cluster is non-zero, so p is 1; but prompts do differ, so there is no interval to give."""
     found = infer(np.array(differences, float), codes and np.array(codes), binary=True)
-    assert (found.estimate, found.p_ckpt, found.p_method, found.ci_ckpt) == (0, 1, p_method, None)
-    assert found.flags == ["degenerate_zero_diff"]
+    assert (found.estimate, found.checkpoint.p, found.method.p, found.checkpoint.ci) == (0, 1, p_method, None)
+    assert found.flags == ("degenerate_zero_diff",)
 
 
 def test_monte_carlo_counts_ties_at_zero_whatever_the_rounding():
@@ -468,7 +479,7 @@ def test_monte_carlo_counts_ties_at_zero_whatever_the_rounding():
 def test_plan_errors_name_the_key(change, message):
     plan = {"metrics": {"m": {"kind": "binary", "higher_is_better": True}}, "primary_metric": "m"}
     with pytest.raises(ContractError, match=message):
-        read_plan(plan | change)
+        read_plan(plan | change, question=QUESTION)
 
 
 def test_contrasts_are_what_the_spec_says():
@@ -476,20 +487,8 @@ def test_contrasts_are_what_the_spec_says():
     assert CONTRASTS["C7"] == {arm: c1.get(arm, 0) - c3.get(arm, 0) for arm in ("sft_dpo", "sft", "dpo_only", "base")}
 
 
-def row(**changes):
-    values = {
-        "metric": "pref_acc", "group_kind": "overall", "group": "__all__", "estimate": 0.05, "n_prompts": 64,
-        "n_clusters": 64, "n_seeds": 3, "n_nonzero": 20, "ci_method_lo": -0.01, "ci_method_hi": 0.11, "p_adj": 0.2,
-        "gain": 0.05, "scope": "method", "p_ckpt_method": "lattice",
-        "p_adj_method": "holm", "p_tost_adj": None, "margin": 0.03, "verdict": "inconclusive", "flags": [],
-        "p_min_attainable": 1e-5, "mde_method": 0.09, "target_difference": 0.03, "n_required": None,
-        "seeds_required": 8,
-    }  # fmt: skip
-    return values | changes
-
-
 def test_an_inconclusive_row_says_what_would_settle_it():
-    words = str(verdict.Sentence(row(), CONTRASTS["C1"], True, 0.05, 0.05, 3))
+    words = str(Sentence(claim()))
     assert words == (
         "On pref_acc, SFT→DPO minus SFT is inconclusive: +5.0 points (95% CI −1.0 to +11.0 points; t test over prompts "
         "and seeds, p = 0.20 after Holm over 3 tests; n = 64 prompts, 3 seeds; a claim about the recipe, over prompts "
@@ -500,29 +499,98 @@ def test_an_inconclusive_row_says_what_would_settle_it():
 
 def test_words_of_the_other_verdicts():
     def words(**changes):
-        return str(verdict.Sentence(row(**changes), CONTRASTS["C1"], True, 0.01, 0.05, changes.get("tests", 3)))
+        return str(Sentence(claim(**{"alpha": 0.01, **changes})))
 
-    better = words(verdict="superior", p_adj=0.0001, ci_method_lo=0.01)
+    better = words(p_adj=0.0001, ends=(0.01, 0.11))
     assert better.startswith("On pref_acc, SFT→DPO is better than SFT: +5.0 points (99% CI +1.0 to +11.0 points;")
     assert "the verdict follows the test" not in better
-    assert "The interval includes zero, but the verdict follows the test." in words(verdict="superior", p_adj=0.01)
-    assert "The interval excludes zero since it is not adjusted" in words(ci_method_lo=0.001)
+    assert "The interval includes zero, but the verdict follows the test." in words(p_adj=0.01)
+    assert "The interval excludes zero since it is not adjusted" in words(ends=(0.001, 0.11))
     assert "p = 0.20, the only test of its family" in words(tests=1)
-    ckpt = words(scope="checkpoint", ci_ckpt_lo=-0.01, ci_ckpt_hi=0.1, mde_ckpt=0.02, n_seeds=1, n_clusters=9)
+    ckpt = words(scope="checkpoint", ends=(-0.01, 0.1), detectable=0.02, seeds=1, clusters=9)
     assert "exact sign-flip test" in ckpt
     assert "n = 64 prompts in 9 clusters, one run of each; a claim about these checkpoints only" in ckpt
     assert "excluding a difference of the margin of 3.0 points takes more prompts or seeds all the same." in ckpt
-    assert "the adjustment for the other tests" in words(margin=None, target_difference=0.1)
-    assert "+5.0 points, where lower is better (" in words(gain=-0.05)
-    assert "p < 0.001" in words(verdict="superior", p_adj=0.0001)
-    assert words(verdict="inferior", p_adj=0.01).startswith("On pref_acc, SFT→DPO is worse than SFT: ")
-    assert "smaller than the margin of 3.0 points" in words(verdict="superior_negligible", p_adj=0.01)
-    equivalent = words(verdict="equivalent", p_tost_adj=0.01)
+    assert "the adjustment for the other tests" in words(margin=None, target=0.1)
+    assert "+5.0 points, where lower is better (" in words(better_up=False)
+    assert "p < 0.001" in words(p_adj=0.0001)
+    assert words(estimate=-0.05, p_adj=0.01).startswith("On pref_acc, SFT→DPO is worse than SFT: ")
+    assert "smaller than the margin of 3.0 points" in words(p_adj=0.01, p_tost_adj=0.01)
+    equivalent = words(p_tost_adj=0.01)
     assert "SFT→DPO minus SFT is smaller than the margin of 3.0 points either way: +5.0 points" in equivalent
     assert "two one-sided tests of equivalence, p = 0.010 after Holm" in equivalent
-    assert words(verdict="not_testable", flags=["descriptive"]).endswith("described only.")
+    assert words(p_adj=None, flags=("descriptive",)).endswith("described only.")
 
 
-def test_the_package_never_loads_torch_or_the_pipeline():
-    code = "import sys, paired.contrasts; assert not {'torch', 'arms', 'transformers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=sys.path[0], env={"PYTHONPATH": ":".join(sys.path)})
+def test_one_cluster_and_several_seeds_have_estimates_of_each_seed():
+    """Nothing can be tested, but every seed has an estimate, also where categories are weighted equally."""
+    d = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    found = infer(d, np.zeros(3, dtype=int))
+    assert found.flags == ("too_few_clusters",)
+    assert found.theta == pytest.approx((2 / 3, 1 / 3))
+    assert found.same_sign == 2
+    macro = infer(d, category=np.array([0, 0, 1]))
+    assert macro.flags == ("category_of_one_cluster",)
+    assert macro.theta == pytest.approx((0.75, 0.5))
+
+
+def test_the_package_is_used_alone(tmp_path):
+    """A copy of the folder, with the libraries that its own pyproject.toml names: no study, no arms, no torch."""
+    shutil.copytree(PACKAGE, tmp_path / "paired", ignore=shutil.ignore_patterns("__pycache__"))
+    rows = [f"{arm},p{i},acc,{int(i % 7 < right)}" for arm, right in (("old", 3), ("new", 5)) for i in range(35)]
+    (tmp_path / "scores.csv").write_text("\n".join(["arm,prompt_id,metric,value", *rows]) + "\n")
+
+    def paired(*arguments):
+        command = [sys.executable, "-m", "paired", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env={"PATH": ""})
+
+    done = paired("compare", "--table", "scores.csv", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    assert "On acc, new is better than old: +28.6 points" in done.stdout
+    assert "out: summary.md, tables as csv and parquet" in done.stdout
+    assert paired("freeze", "--plan", "out/plan.json", "--scores", "no", "--output", "lock.json").returncode == 0
+    scores = ("--scores", "out/scores", "--prompts", "out/prompts.parquet", "--output", "again")
+    assert paired("compare", "--plan", "out/plan.json", *scores, "--plan-lock", "lock.json").returncode == 0
+    (tmp_path / "bare.json").write_text(
+        '{"metrics": {"acc": {"kind": "binary", "higher_is_better": true}}, "primary_metric": "acc"}'
+    )
+    bare = paired("compare", "--plan", "bare.json", *scores)
+    assert bare.returncode == 1
+    assert bare.stderr.startswith("error: bare.json, key 'contrasts': must name at least one contrast")
+    code = "import sys, paired.__main__; print(sorted({name.partition('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert not {"torch", "transformers", "snakemake", "arms", "study", "display"} & set(ast.literal_eval(loaded.stdout))
+
+
+def test_a_misspelt_name_is_an_error_and_no_empty_column():
+    with pytest.raises(TypeError):
+        Planning(taregt=1.0)
+    with pytest.raises(ContractError, match="question: unknown key 'contrast'"):
+        read_question({"contrast": {}})
+    with pytest.raises(ContractError, match="question: 'C9' is not one of its contrasts"):
+        read_question({"contrasts": {"C1": {"a": 1, "b": -1}}, "primary": ["C9"]})
+
+
+def test_its_dependencies_are_what_it_imports():
+    declared = tomllib.loads((PACKAGE / "pyproject.toml").read_text())["project"]["dependencies"]
+    imported = set()
+    for path in PACKAGE.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(node.module.partition(".")[0])
+    assert imported - sys.stdlib_module_names == {re.match(r"[a-z]+", one)[0] for one in declared}
+
+
+def test_what_docstrings_cite_is_written_down():
+    """Every section of docs/statistics.md that a docstring names is there."""
+    text = (PACKAGE.parents[1] / "docs/statistics.md").read_text()
+    cited = {
+        found
+        for path in PACKAGE.glob("*.py")
+        for found in re.findall(r"docs/statistics\.md, (?:section )?([0-9.]*[0-9])", path.read_text())
+    }
+    assert len(cited) > 3
+    headings = set(re.findall(r"^#+ ([0-9.]*[0-9])\.? ", text, re.MULTILINE))
+    assert cited <= headings

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import math
 import os
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,19 +16,19 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+import textbook
+from questions import QUESTION
 
-from paired import adjust, effects, intervals, power, proportions, signflip, verdict
-from paired.contract import (
-    ContractError,
-    find_scores,
-    plan_sha256,
-    read_plan,
-    read_prompts,
-    read_scores,
-    require_frozen,
-)
-from paired.contrasts import analyse, complete_case, missing_bounds, paired_differences
-from paired.inference import infer
+from paired import adjust, effects, families, intervals, power, proportions, signflip
+from paired.analysis import analyse
+from paired.decision import Guardrail, apply_rule
+from paired.files import ContractError, sha256_json
+from paired.freeze import changes_on_record, updated
+from paired.plan import read_plan
+from paired.prompts import read_prompts
+from paired.scopes import infer
+from paired.score_files import find_scores, read_scores
+from paired.scores import complete_case, missing_bounds
 
 ORACLES = Path(os.environ.get("PAIRED_ORACLES", Path(__file__).parents[2] / "oracles.json"))
 CASES = json.loads(ORACLES.read_text())["cases"]
@@ -68,7 +69,7 @@ def clusters(labels):
 
 
 def run_mcnemar(case):
-    return proportions.mcnemar(case["n12"], case["n21"])
+    return textbook.mcnemar(case["n12"], case["n21"])
 
 
 def run_paired_proportion_ci(case):
@@ -78,15 +79,15 @@ def run_paired_proportion_ci(case):
         "estimate": (case["n12"] - case["n21"]) / n,
         "tango": proportions.tango_interval(*pair),
         "newcombe10": proportions.newcombe_interval(case["n11"], case["n12"], case["n21"], case["n22"], case["alpha"]),
-        "bonett_price": proportions.bonett_price_interval(*pair),
-        "wald": proportions.wald_interval(*pair),
+        "bonett_price": textbook.bonett_price_interval(*pair),
+        "wald": textbook.wald_interval(*pair),
     }
 
 
 def run_conditional_odds_ratio(case):
     found = proportions.conditional_odds_ratio(case["n12"], case["n21"], case["alpha"])
-    ends = [found["odds_ratio_lo"], found["odds_ratio_hi"]]
-    return found | {"ci": None if ends == [None, None] else ends}
+    ends = None if found.low is None else [found.low, found.high]
+    return {"odds_ratio": found.ratio, "cohens_g": found.cohens_g, "ci": ends}
 
 
 def run_signflip_exact(case):
@@ -167,18 +168,18 @@ def run_crossed_inference(case):
     return {
         "estimate": found.estimate,
         "theta_seed": [found.estimate] if seeds is None else list(seeds.theta),
-        "V_prompt": None if found.se_ckpt is None else found.se_ckpt**2,
-        "df_prompt": found.df_ckpt,
+        "V_prompt": found.v_prompt,
+        "df_prompt": found.df,
         "V_seed": seeds and seeds.v_seed,
-        "df_seed": found.method and found.method[1][1],
+        "df_seed": found.method.components and found.method.components[1][1],
         "V_resid": seeds and seeds.v_resid,
-        "ci_checkpoint": found.ci_ckpt,
-        "ci_method": found.ci_method,
-        "p_method": found.p_method,
-        "ci_method_excess": found.ci_method_excess,
+        "ci_checkpoint": found.checkpoint.ci,
+        "ci_method": found.method.ci,
+        "p_method": found.method.p,
+        "ci_method_excess": found.excess,
         "sd_seed": seeds and seeds.sd_seed,
         "min_seed_signflip_p": signflip.signflip(np.ones(found.n_seeds)).p_min_attainable,
-        "seeds_same_sign": 1 if seeds is None else seeds.same_sign,
+        "seeds_same_sign": found.same_sign,
     }
 
 
@@ -240,9 +241,9 @@ def run_power(case):
 def run_effect_size(case):
     first, second = np.array(case["a"]), np.array(case["b"])
     found = effects.effect_sizes(first, second)
-    return found | {
+    return asdict(found) | {
         "mean_diff": (first - second).mean(),
-        "variance_ratio_paired_vs_unpaired": found["variance_ratio"],
+        "variance_ratio_paired_vs_unpaired": found.variance_ratio,
     }
 
 
@@ -256,6 +257,20 @@ def run_heterogeneity(case):
     return {"Q": found.q, "F": found.f, "df1": found.df1, "df2": found.df2, "p": found.p, "I2": found.i2}
 
 
+def numbers(found):
+    """An inference under the names of the table contrasts."""
+    return {
+        "estimate": found.estimate,
+        "se_ckpt": found.se,
+        "df_ckpt": found.df,
+        "p_ckpt": found.checkpoint.p,
+        "p_ckpt_mid": found.p_mid,
+        "p_method": found.method.p,
+        "ci_ckpt": found.checkpoint.ci,
+        "ci_method": found.method.ci,
+    }
+
+
 def run_degenerate(case):
     differences = np.array(case["d_seed_by_prompt"], dtype=float)
     binary = case["kind"] == "binary"
@@ -267,10 +282,9 @@ def run_degenerate(case):
         lattice=len(differences) if binary else None,
         rng=np.random.default_rng(0),
     )
-    names = ("estimate", "p_ckpt", "p_ckpt_mid", "p_method", "ci_ckpt", "ci_method", "flags")
-    tests = found.margin_tests("checkpoint", case.get("margin", 0.05), True)
-    return {name: getattr(found, name) for name in names} | {
-        "p_tost": tests and tests.tost,
+    return numbers(found) | {
+        "flags": list(found.flags),
+        "p_tost": found.checkpoint.margin_tests(case.get("margin", 0.05), True).tost,
         "n_nonzero": found.flip.n_nonzero,
         "p_min_attainable": found.flip.p_min_attainable,
     }
@@ -279,12 +293,15 @@ def run_degenerate(case):
 def run_verdict(case):
     rows = case["rows"]
     return {
-        "verdicts": [verdict.verdict(r["gain"], r["p_adj"], r["p_tost_adj"], case["alpha"]) for r in rows],
+        "verdicts": [families.verdict(r["gain"], r["p_adj"], r["p_tost_adj"], case["alpha"]) for r in rows],
     }
 
 
 def run_go_no_go(case):
-    return {"decision": verdict.decision(**case)[0]}
+    guards = [Guardrail(g.get("name", ""), g["p_noninferior"], g["p_harm"]) for g in case["guardrails"]]
+    names = {"c1_verdict": "gain_verdict", "c2_p_noninferior": "cost_p_noninferior"}
+    rest = {names.get(name, name): value for name, value in case.items() if name != "guardrails"}
+    return {"decision": apply_rule(QUESTION, guardrails=guards, **rest)[0]}
 
 
 def run_exact_coverage(case):
@@ -294,8 +311,8 @@ def run_exact_coverage(case):
     n, p12, p21, alpha = case["n"], case["p12"], case["p21"], case["alpha"]
     methods = {
         "tango": proportions.tango_interval,
-        "bonett_price": proportions.bonett_price_interval,
-        "wald": proportions.wald_interval,
+        "bonett_price": textbook.bonett_price_interval,
+        "wald": textbook.wald_interval,
     }
     covered = dict.fromkeys(methods, 0.0)
     for n12 in range(n + 1):
@@ -477,7 +494,7 @@ def test_missing(case, tmp_path):
     found = {
         "n_prompts": len(scores.prompts),
         "n_dropped_infra": int((~scores.kept).sum()),
-        "estimate_primary": float(paired_differences(scores, weights).mean()),
+        "estimate_primary": float(scores.differences(weights).mean()),
         "estimate_complete_case": estimate,
         "n_complete_case": n_complete,
         "bounds": list(ends) if ends != (None, None) else None,
@@ -504,7 +521,9 @@ def test_simulated_studies_have_the_p_values_of_whole_studies(tmp_path):
         scores = write_scores(tmp_path, metric, rows)
     prompts = [{"prompt_id": name, "category": f"c{i % 4}", "cluster_id": name} for i, name in enumerate(names)]
     prompts = read_prompts(write_prompts(tmp_path, prompts))
-    table = analyse(read_plan(simulate.study_plan()), [scores], prompts).tables["contrasts"].to_pandas()
+    table = (
+        analyse(read_plan(simulate.study_plan(), question=QUESTION), [scores], prompts).tables["contrasts"].to_pandas()
+    )
     both = table.merge(simulated, on="hypothesis_id", suffixes=("", "_simulated"))
     assert len(both) == len(simulated) == len(table) == 90
     assert (both["family"] == both["family_simulated"]).all()
@@ -584,7 +603,7 @@ def test_missing_outputs_by_brute_force(metric, tmp_path):
                     rows.append((arm, seed, prompt, k, *own[-1]))
                 cells[arm, seed, prompt] = own
     prompts = [{"prompt_id": name, "category": "c", "cluster_id": name} for name in names]
-    plan = read_plan({"metrics": {"m": metric}, "primary_metric": "m"})
+    plan = read_plan({"metrics": {"m": metric}, "primary_metric": "m"}, question=QUESTION)
     scores = write_scores(tmp_path, "m", rows)
     study = analyse(plan, [scores], read_prompts(write_prompts(tmp_path, prompts)))
     found = {row["contrast"]: row for row in study.tables["contrasts"].to_pylist()}
@@ -615,11 +634,12 @@ def meta_swap():
         other = infer(-d, binary_pair=binary, lattice=lattice, rng=np.random.default_rng(1))
         tolerance = {"abs": 1e-9, "rel": 1e-9}
         check(-one.estimate, other.estimate, tolerance)
+        one_numbers, other_numbers = numbers(one), numbers(other)
         for name in ("p_ckpt", "p_ckpt_mid", "p_method"):
-            check(getattr(one, name), getattr(other, name), tolerance, name)
+            check(one_numbers[name], other_numbers[name], tolerance, name)
         for name in ("ci_ckpt", "ci_method"):
-            ends = getattr(one, name)
-            check(ends and [-ends[1], -ends[0]], getattr(other, name), tolerance, name)
+            ends = one_numbers[name]
+            check(ends and [-ends[1], -ends[0]], other_numbers[name], tolerance, name)
         if seeds > 1:
             check(list(-one.seeds.theta), list(other.seeds.theta), tolerance)
 
@@ -629,22 +649,22 @@ def meta_dup_seed():
     one, five = infer(d), infer(np.repeat(d, 5, axis=0))
     tolerance = {"abs": 1e-9, "rel": 1e-9}
     for name in ("estimate", "se_ckpt", "p_ckpt"):
-        check(getattr(one, name), getattr(five, name), tolerance, name)
-    t_test = intervals.two_sided_p(one.checkpoint, one.estimate)
-    check(t_test, five.p_method, tolerance)
+        check(numbers(one)[name], numbers(five)[name], tolerance, name)
+    t_test = intervals.two_sided_p(one.checkpoint.components, one.estimate)
+    check(t_test, five.method.p, tolerance)
 
 
 def meta_dup_prompt():
     d, codes = two_scores(n=30, binary=False), np.repeat(np.arange(15), 2)
     one, two = infer(d, codes), infer(np.tile(d, 2), np.tile(codes, 2))
     for name in ("estimate", "se_ckpt", "df_ckpt", "p_ckpt"):
-        check(getattr(one, name), getattr(two, name), {"abs": 1e-9, "rel": 1e-9}, name)
+        check(numbers(one)[name], numbers(two)[name], {"abs": 1e-9, "rel": 1e-9}, name)
 
 
 def meta_zero_prompts():
     d = two_scores(n=30, binary=False)
     one, more = infer(d), infer(np.hstack([d, np.zeros((3, 20))]))
-    check(one.p_ckpt, more.p_ckpt, {"abs": 1e-9, "rel": 1e-9})
+    check(one.checkpoint.p, more.checkpoint.p, {"abs": 1e-9, "rel": 1e-9})
     check(one.estimate * 30 / 50, more.estimate, {"abs": 1e-9, "rel": 1e-9})
 
 
@@ -719,7 +739,7 @@ def small_study(seeds=SEEDS, n=26):
 
 def analyse_rows(tmp_path, prompts, rows, plan=PLAN, split="heldout"):
     scores = write_scores(tmp_path, "m", rows)
-    return analyse(read_plan(plan), [scores], read_prompts(write_prompts(tmp_path, prompts, split)))
+    return analyse(read_plan(plan, question=QUESTION), [scores], read_prompts(write_prompts(tmp_path, prompts, split)))
 
 
 def breach_duplicate(tmp_path):
@@ -750,8 +770,9 @@ def breach_coefficients(tmp_path):
 
 
 def breach_plan(tmp_path):
-    frozen = plan_sha256(PLAN)
-    require_frozen(read_plan(PLAN | {"alpha": 0.1}), frozen, where="plan.lock")
+    record = tmp_path / "plan.lock"
+    record.write_text(json.dumps(updated([], PLAN, False)))
+    changes_on_record(sha256_json(PLAN | {"alpha": 0.1}), record)
 
 
 def breach_training_prompt(tmp_path):
