@@ -19,6 +19,8 @@ import yaml
 from study.runs import Run
 from study.vocabulary import AUDITS, DATA_FILES, DATASETS, DPO_ARMS, TRAINED
 
+SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
+
 
 class ConfigError(Exception):
     """What is wrong with a configuration, in the user's words: file, key, cure."""
@@ -203,7 +205,7 @@ def _check_loss(dpo: dict) -> None:
             f"dpo.loss_type {loss_type} sorts the pairs of one forward pass, so dpo.micro_batch_size must "
             "equal dpo.batch_size"
         )
-    if dpo["label_smoothing"] and loss_type in ("hinge", "ipo", "nca_pair", "sppo_hard"):
+    if dpo["label_smoothing"] and loss_type not in SMOOTHED:
         raise ConfigError(f"dpo.label_smoothing has no effect on dpo.loss_type {loss_type}; remove one of them")
 
 

@@ -1,0 +1,183 @@
+"""The study as plain Python: configuration, runs, settings, requests, and the command line of a rule's program."""
+
+import copy
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+from snakemake.utils import validate
+
+from study import environment
+from study.command import Programs, job
+from study.config import ConfigError, load
+from study.digest import code_digest, module_facts
+from study.ladder import Ladder
+from study.resources import Resources
+from study.runs import Run
+from study.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+SCHEMA = ROOT / "config" / "schema.yaml"
+
+
+@pytest.fixture(autouse=True)
+def in_the_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+@pytest.fixture
+def smoke():
+    return yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
+
+
+@pytest.mark.parametrize("name", ["config", "smoke", "qwen2.5-7b", "qwen2.5-32b"])
+def test_defaults_are_those_of_snakemakes_own_validation(name):
+    asked = yaml.safe_load((ROOT / "config" / f"{name}.yaml").read_text())
+    before, by_snakemake = copy.deepcopy(asked), copy.deepcopy(asked)
+    study = load(asked, SCHEMA)
+    assert asked == before, "load changes its argument"
+    validate(by_snakemake, str(SCHEMA))
+    assert study.config == by_snakemake
+
+
+def test_lists_of_the_recipe_are_variants(smoke):
+    study = load({**smoke, "dpo": {**smoke["dpo"], "beta": [0.1, 0.3]}}, SCHEMA)
+    assert list(study.recipes) == ["", "-beta~0.3"]
+    assert [recipe["beta"] for recipe in study.recipes.values()] == [0.1, 0.3]
+    assert study.config["dpo"] == study.recipes[""]
+    assert study.dpo_runs("-beta~0.3")[0] == "sft_dpo-beta~0.3-seed1"
+
+
+@pytest.mark.parametrize(
+    ("dpo", "words"),
+    [
+        ({"beta": []}, "an empty list stands for no recipe"),
+        ({"beta": "1e-1"}, "is text to YAML, not a number; write 1.000e-01"),
+        ({"betta": 0.1}, "unknown key 'dpo.betta'; did you mean 'beta'?"),
+        ({"beta": [0.1, -1]}, "dpo.beta"),
+        ({"loss_type": "hinge", "label_smoothing": 0.1}, "has no effect on dpo.loss_type hinge"),
+        ({"batch_size": 5, "micro_batch_size": 2}, "dpo.micro_batch_size (2) must divide dpo.batch_size (5)"),
+    ],
+)
+def test_what_is_wrong_is_said_with_file_key_and_cure(smoke, dpo, words):
+    with pytest.raises(ConfigError) as error:
+        load({**smoke, "dpo": {**smoke["dpo"], **dpo}}, SCHEMA, where="mine.yaml")
+    assert str(error.value).startswith("mine.yaml: ")
+    assert words in str(error.value)
+
+
+def test_data_files_are_looked_for_in_the_repository_too(smoke, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"data\.sft: no such file"):
+        load(smoke, SCHEMA)
+    assert load(smoke, SCHEMA, home=ROOT).config["data"]["sft"] == str(ROOT / smoke["data"]["sft"])
+
+
+@pytest.mark.parametrize("text", ["base", "sft-seed1", "sft_dpo-seed12", "dpo_only-beta~0.3-loss_type~ipo-seed3"])
+def test_a_run_is_its_text(text):
+    assert str(Run.parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["sft", "base-seed1", "dpo-seed1", "sft_dpo-seed", "sft-seed1/x", ""])
+def test_what_is_no_run_is_refused(text):
+    with pytest.raises(ValueError, match="is no run"):
+        Run.parse(text)
+
+
+def test_parents():
+    assert Run.parse("sft_dpo-beta~0.3-seed2").parent == Run("sft", "", 2)
+    assert Run.parse("dpo_only-seed2").parent == Run.parse("sft-seed2").parent == Run("base")
+    assert Run("base").parent is None
+
+
+class Files(dict):
+    """Named files as Snakemake's rules have them."""
+
+    __getattr__ = dict.__getitem__
+
+
+def test_flags_of_a_program_are_the_names_of_its_files():
+    program = Programs(ROOT, uses_conda=True)
+    params = program("grade", "grade", {}, threads=2, absent=[], late=lambda wildcards, output: output.table)
+    inputs, outputs = Files(pair_logps="a b.parquet", rung=[], gates=["x", "y"]), Files(table="t")
+    words = shlex.split(params["command"](None, inputs, outputs))
+    assert words == [
+        *["python", str(ROOT / "scripts/grade.py"), "--pair-logps", "a b.parquet", "--gates", "x", "y"],
+        *["--table", "t", "--lock", "envs/grade.yaml", "--threads", "2", "--late", "t"],
+    ]
+    venv = Programs(ROOT, uses_conda=False)("grade", "grade")
+    assert set(venv) == {"command"}
+    assert venv["command"](None, Files(), Files()).startswith(str(ROOT / ".envs/grade/bin/python"))
+
+
+def test_what_decides_a_job_is_canonical_and_follows_the_lock(tmp_path):
+    (tmp_path / "one.yaml").write_text("a\n")
+    (tmp_path / "two.yaml").write_text("b\n")
+    one, two = tmp_path / "one.yaml", tmp_path / "two.yaml"
+    text = job("grade", {"b": 1, "a": 2}, one)({"seed": "1"})
+    assert text == job("grade", lambda wildcards: {"a": 2, "b": 1}, one)({"seed": "1"})
+    assert text != job("grade", {"b": 1, "a": 2}, two)({"seed": "1"})
+    assert text != job("grade", {"b": 2, "a": 1}, one)({"seed": "1"})
+
+
+def test_the_digest_knows_no_comment_and_no_docstring(tmp_path):
+    texts = []
+    for words, value in (("One.", 1), ("Other.", 1), ("One.", 2)):
+        path = tmp_path / f"module{len(texts)}.py"
+        path.write_text(f'"""{words}"""\n\n\ndef f():\n    """{words}"""\n    return {value}  # {words}\n')
+        texts.append(module_facts(path)[0])
+    assert texts[0] == texts[1] != texts[2]
+    assert code_digest("grade") != code_digest("generate")
+
+
+def test_memory_and_time_grow_by_attempt_up_to_the_sites_limit(smoke):
+    config = load({**smoke, "gpus": 1, "job_memory_gb": 10, "job_hours": 8}, SCHEMA).config
+    site = {"SFT_VS_DPO_GPU_PARTITION": "gpu", "SFT_VS_DPO_MAX_HOURS": "12"}
+    asked = Resources(config, site).asked(retries=3)
+    assert (asked["gpu"]["first"]["mem_mb"], asked["gpu"]["last"]["mem_mb"]) == (10000, 40000)
+    assert (asked["gpu"]["first"]["runtime"], asked["gpu"]["last"]["runtime"]) == (480, 720)
+    assert (asked["cpu"]["first"]["slurm_partition"], asked["gpu"]["first"]["slurm_partition"]) == ("", "gpu")
+    with pytest.raises(ConfigError, match="give a number of hours"):
+        Resources(config, {"SFT_VS_DPO_MAX_HOURS": "24:00"})
+    with pytest.raises(ConfigError, match="only takes letters"):
+        Resources(config, {"SFT_VS_DPO_GPU_MODEL": "a-b"})
+    Resources({**config, "gpus": 0}, {"SFT_VS_DPO_GPU_MODEL": "a-b"})
+
+
+def test_recipes_that_need_the_same_memory_share_a_rung(smoke):
+    smoke["gpus"] = 1
+    smoke["dpo"] = {**smoke["dpo"], "beta": [0.1, 0.3], "micro_batch_size": [smoke["dpo"]["batch_size"], 1]}
+    study = load(smoke, SCHEMA)
+    ladder = Ladder(study)
+    assert ladder.rungs() == [
+        "<results>/memory/sft.json",
+        "<results>/memory/dpo.json",
+        "<results>/memory/dpo-micro_batch_size~1.json",
+    ]
+    assert set(Settings(study, ladder).memory_plan()["stages"]) == {
+        *["sft", "dpo", "dpo-micro_batch_size~1", "score_pairs", "generate"]
+    }
+    assert ladder.token_rungs("train_pairs") == []
+    smoke["out_of_memory"] = {"max_length": [32]}
+    smoke["tokens"]["on_overlong"] = "drop"
+    assert len(Ladder(load(smoke, SCHEMA)).token_rungs("train_pairs")) == 3
+    assert Ladder(load({**smoke, "gpus": 0}, SCHEMA)).rungs() == []
+
+
+def test_one_driver_in_a_folder_is_alone_and_clears_what_a_dead_one_left(tmp_path):
+    folder = tmp_path / ".snakemake"
+    (folder / "locks").mkdir(parents=True)
+    (folder / "locks" / "0.input.lock").touch()
+    first = environment.Alive(folder)
+    assert first.alone
+    assert not list(folder.glob("locks/*"))
+    (folder / "locks" / "1.input.lock").touch()
+    assert not environment.Alive(folder).alone
+    assert list(folder.glob("locks/*")), "those of a live driver"
+
+
+def test_the_users_shell_does_not_reach_the_jobs():
+    environ = {"CONDA_PREFIX_1": "/x", "CONDA_SHLVL": "1", "PYTHONPATH": "/x", "CONDA_EXE": "/c", "HOME": "/h"}
+    environment.clean(environ)
+    assert environ == {**environment.FIXED, "CONDA_EXE": "/c", "HOME": "/h"}
