@@ -18,22 +18,13 @@ from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, read_jsonl, write_json
 from arms.job.manifest import Job, add_job_arguments
-from arms.memory.ladder import card, is_out_of_memory, worst_batches
+from arms.job.out_of_memory import device, is_out_of_memory
+from arms.memory.ladder import worst_batches
 from study.rungs import is_known, memory_key, rungs
 
 # Of a GPU's memory, what a probe leaves free: shuffled batches of many lengths fragment what training allocates, and
 # several GPUs exchange gradients through buffers that one does not have.
 RESERVE = 0.05
-
-# What does not decide memory: probing does not run again for another learning rate or beta.
-RECIPE = {
-    "epochs": 1,
-    "learning_rate": 1e-5,
-    "scheduler": "constant",
-    "warmup_ratio": 0.0,
-    "weight_decay": 0.0,
-    "max_grad_norm": 1.0,
-}
 
 
 def main() -> None:
@@ -49,7 +40,7 @@ def main() -> None:
 
     from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
     from arms.model.cpu import set_cpu
-    from arms.training.trainer import whole_batches
+    from arms.training.recipe import whole_batches
 
     settings = job.settings
     set_cpu(args.threads, settings["cpu_instructions"])
@@ -60,7 +51,11 @@ def main() -> None:
 
     def rows_of(max_length: int) -> list[dict]:
         tokens = {**settings["tokens"], "max_length": max_length}
-        return whole_batches(encode_rows(texts, kind, tokenizer, tokens, args.data)[0], settings)
+        return whole_batches(
+            encode_rows(texts, kind, tokenizer, tokens, args.data)[0],
+            settings["batch_size"],
+            settings["micro_batch_size"],
+        )
 
     ladder, attempts, fitting = rungs(settings), [], None
     try:
@@ -68,13 +63,13 @@ def main() -> None:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise UserError(f"the base model alone does not fit into the memory of {card()}; {cures(settings)}") from None
+        raise UserError(f"the base model alone does not fit into the memory of {device()}; {cures(settings)}") from None
     for rung in ladder:
         if is_known(rung, settings["recorded"]):
             attempts.append({**rung, "fits": False, "found_by": "training"})
             continue
         worst = worst_batches(rows_of(rung["max_length"]), rung["micro_batch_size"], forking)
-        found = attempt(model, tokenizer, worst, rung, settings, dtype, forking)
+        found = attempt(model, tokenizer, worst, rung, settings, dtype)
         attempts.append({**rung, **found, "found_by": "probe"})
         size, length = rung.values()
         job.say(f"micro-batches of {size}, rows of up to {length} tokens: {words(found)}")
@@ -84,7 +79,7 @@ def main() -> None:
     if fitting is None:
         tried = "; ".join(f"{rung['micro_batch_size']} x {rung['max_length']} tokens" for rung in ladder)
         raise UserError(
-            f"{settings['stage']} training does not fit into the memory of {card()}: {tried} "
+            f"{settings['stage']} training does not fit into the memory of {device()}: {tried} "
             f"(micro_batch_size x longest row) ran out of it; {cures(settings)}"
         )
     write_json(args.rung, {"stage": settings["stage"], **fitting, "key": memory_key(settings)})
@@ -94,7 +89,7 @@ def main() -> None:
         asked=ladder[0],
         used=fitting,
         attempts=attempts,
-        card=card(),
+        card=device(),
     )
 
 
@@ -120,7 +115,7 @@ def load(card_path: str, settings: dict) -> tuple:
     return model, dtype, forking
 
 
-def attempt(model, tokenizer, worst: list[dict], rung: dict, settings: dict, dtype, forking: bool) -> dict:
+def attempt(model, tokenizer, worst: list[dict], rung: dict, settings: dict, dtype) -> dict:
     """Train on the worst micro-batches, twice, so that gradients and AdamW's moments are there; free everything.
 
     Returns fits, the peak of allocated GPU memory in MiB (None on a CPU) and, if it did not fit, the message.
@@ -132,7 +127,7 @@ def attempt(model, tokenizer, worst: list[dict], rung: dict, settings: dict, dty
         torch.cuda.reset_peak_memory_stats()
     message = None
     try:
-        train_some(model, tokenizer, worst, rung, settings, dtype, forking)
+        train_some(model, tokenizer, worst, rung, settings, dtype)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
@@ -145,40 +140,20 @@ def attempt(model, tokenizer, worst: list[dict], rung: dict, settings: dict, dty
     return {"fits": message is None, "peak_mib": peak} | ({"message": message} if message else {})
 
 
-def train_some(model, tokenizer, worst: list[dict], rung: dict, settings: dict, dtype, forking: bool) -> None:
+def train_some(model, tokenizer, worst: list[dict], rung: dict, settings: dict, dtype) -> None:
     """A few optimiser steps of the stage's trainer on exactly these micro-batches."""
-    from datasets import Dataset
     from torch.utils.data import SequentialSampler
-    from transformers import PrinterCallback
-    from trl import DPOConfig, SFTConfig
 
-    from arms.training import dpo, sft
-    from arms.training.trainer import Curves, trainer_arguments
+    from arms.training.recipe import Recipe
+    from arms.training.trainer import build_trainer
 
     size = rung["micro_batch_size"]
     accumulated = min(2, settings["batch_size"] // (size * settings["gpus"]))
-    recipe = {**RECIPE, "gradient_checkpointing": settings["gradient_checkpointing"]}
-    recipe |= {"micro_batch_size": size, "batch_size": size * accumulated}
-    arguments, length = trainer_arguments(recipe, seed=0), rung["max_length"]
-    shared = {"model": model, "tokenizer": tokenizer, "dtype": dtype}
-    if settings["stage"] == "sft":
-        trainer = sft.CompletionSFTTrainer(
-            args=SFTConfig(max_seq_length=length, **arguments),
-            train_dataset=Dataset.from_list(worst * 2),
-            data_collator=sft.collate(tokenizer.pad_token_id),
-            **shared,
-        )
-    else:
-        unread = dict.fromkeys(("reference_chosen_logps", "reference_rejected_logps"), 0.0)
-        trainer = dpo.TableDPOTrainer(
-            ref_model=None,
-            args=DPOConfig(max_length=length, max_prompt_length=length, disable_dropout=False, **arguments),
-            train_dataset=Dataset.from_list([{**row, **unread} for row in worst * 2]),
-            forking=forking,
-            **shared,
-        )
-    trainer.curves = Curves()
-    trainer.remove_callback(PrinterCallback)
+    checkpointing = settings["gradient_checkpointing"]
+    recipe = Recipe.for_memory(settings["stage"], size * accumulated, size, rung["max_length"], checkpointing)
+    unread = dict.fromkeys(("reference_chosen_logps", "reference_rejected_logps"), 0.0)
+    rows = [{**row, **unread} if settings["stage"] == "dpo" else row for row in worst * 2]
+    trainer = build_trainer(recipe, model, tokenizer, rows, dtype)
     trainer._get_train_sampler = lambda: SequentialSampler(trainer.train_dataset)  # shuffled rows make other batches
     trainer.train()
 

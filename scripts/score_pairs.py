@@ -15,8 +15,8 @@ import time
 
 from arms.job.files import exit_with_message, read_json, sha256_file
 from arms.job.manifest import Job, add_job_arguments
+from arms.job.out_of_memory import naming_the_cure
 from arms.job.progress import add_checkpoint_arguments, beside, read_state
-from arms.memory.ladder import naming_the_cure
 
 
 def main() -> None:

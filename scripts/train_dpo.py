@@ -17,7 +17,8 @@ from arms.job import processes
 from arms.job.files import exit_with_message, read_json, sha256_file, write_json
 from arms.job.manifest import Job, add_job_arguments
 from arms.memory.ladder import Rung, add_rung_argument
-from arms.training.trainer import add_training_arguments
+from arms.training.loop import add_training_arguments, train
+from arms.training.recipe import Recipe, whole_batches
 
 
 def main() -> None:
@@ -33,20 +34,18 @@ def main() -> None:
     processes.spread(args)
     job = Job(args)
 
-    from datasets import Dataset
-    from trl import DPOConfig
-
     from arms.data.tokens import load_tokenizer, read_tokens
     from arms.model import models
     from arms.model.cpu import set_cpu
     from arms.scoring.logps import check_forward
     from arms.scoring.tables import read_table
     from arms.training.checkpoints import Checkpoints
-    from arms.training.dpo import TableDPOTrainer, check_moved, check_step0, with_reference
-    from arms.training.trainer import Curves, train, trainer_arguments, whole_batches
+    from arms.training.dpo import check_moved, check_step0, with_reference
+    from arms.training.trainer import build_trainer
 
     rung = Rung(job, "dpo", args.rung)
-    settings, recipe, seed = job.settings, job.settings["dpo"], int(job.wildcards["seed"])
+    settings, seed = job.settings, int(job.wildcards["seed"])
+    recipe = Recipe.of(settings, "dpo", **rung.used())
     set_cpu(max(1, args.threads // args.processes), settings["cpu_instructions"])
     processes.join()
     card, pairs = read_json(args.model), read_tokens(args.tokens)
@@ -58,43 +57,28 @@ def main() -> None:
         "precision": settings["precision"],
     }
     reference = read_table(args.reference, origin, [pair["id"] for pair in pairs])
-    rows = whole_batches(with_reference(pairs, reference, recipe["loss_type"]), recipe)
+    rows = with_reference(pairs, reference, recipe.loss_type)
+    rows = whole_batches(rows, recipe.batch_size, recipe.micro_batch_size)
     inputs = {**origin, "reference_sha256": sha256_file(args.reference)}
     checkpoints = Checkpoints(args.checkpoints, args.checkpoint_minutes, job, {**inputs, **rung.digests()})
 
     job.say("loading the base model")
     dtype = models.compute_dtype(settings["precision"])
     base = models.load_base(args.model, settings["precision"])
-    forking = check_forward(base, dtype)
+    check_forward(base, dtype)
     if start is None:
         model = models.new_adapter(base, settings["lora"], seed)
     elif settings["start"] == "fresh":
         model = models.stack_adapter(base, args.start, settings["lora"], seed)
     else:
         model = models.load_adapter(base, args.start, trainable=True)
-    models.prepare_training(model, settings["lora"]["dropout"], recipe["gradient_checkpointing"])
-    trainer = TableDPOTrainer(
-        model=model,
-        ref_model=None,
-        args=DPOConfig(
-            beta=recipe["beta"],
-            loss_type=recipe["loss_type"],
-            label_smoothing=recipe["label_smoothing"],
-            max_length=settings["max_length"],
-            max_prompt_length=settings["max_length"],
-            disable_dropout=False,  # models.prepare_training has set it, alike in all arms
-            **trainer_arguments(recipe, seed),
-        ),
-        train_dataset=Dataset.from_list(rows),
-        tokenizer=load_tokenizer(args.model),
-        dtype=dtype,
-        forking=forking,
-    )
-    before, curves = models.trainable_digest(model), Curves()
+    models.prepare_training(model, settings["lora"]["dropout"], recipe.gradient_checkpointing)
+    trainer = build_trainer(recipe, model, load_tokenizer(args.model), rows, dtype, seed)
+    before, curves = models.trainable_digest(model), trainer.curves
     with rung.recording(curves):
         step0 = check_step0(trainer)
         job.say(f"step-0 gate passed: loss {step0['loss']:.6f}, closed form {step0['closed_form']:.6f}")
-        train(trainer, job, curves, checkpoints, ["loss", "margin"])
+        train(trainer, job, checkpoints, ["loss", "margin"])
     moved = check_moved(before, models.trainable_digest(model), curves)
     if processes.rank() > 0:
         return

@@ -13,7 +13,8 @@ from arms.job import processes
 from arms.job.files import UserError, exit_with_message, read_json, sha256_file, write_json
 from arms.job.manifest import Job, add_job_arguments
 from arms.memory.ladder import Rung, add_rung_argument
-from arms.training.trainer import add_training_arguments
+from arms.training.loop import add_training_arguments, train
+from arms.training.recipe import Recipe, few_steps, whole_batches
 
 
 def main() -> None:
@@ -27,23 +28,20 @@ def main() -> None:
     processes.spread(args)
     job = Job(args)
 
-    from datasets import Dataset
-    from trl import SFTConfig
-
     from arms.data.tokens import load_tokenizer, read_tokens
     from arms.model import models
     from arms.model.cpu import set_cpu
     from arms.scoring.logps import check_forward
     from arms.training.checkpoints import Checkpoints
-    from arms.training.sft import CompletionSFTTrainer, collate
-    from arms.training.trainer import Curves, few_steps, train, trainer_arguments, whole_batches
+    from arms.training.trainer import build_trainer
 
     rung = Rung(job, "sft", args.rung)
-    settings, recipe, seed = job.settings, job.settings["sft"], int(job.wildcards["seed"])
+    settings, seed = job.settings, int(job.wildcards["seed"])
+    recipe = Recipe.of(settings, "sft", **rung.used())
     set_cpu(max(1, args.threads // args.processes), settings["cpu_instructions"])
     processes.join()
     card = read_json(args.model)
-    rows = whole_batches(read_tokens(args.tokens), recipe)
+    rows = whole_batches(read_tokens(args.tokens), recipe.batch_size, recipe.micro_batch_size)
     data = {"model_sha256": card["sha256"], "tokens_sha256": sha256_file(args.tokens)}
     checkpoints = Checkpoints(args.checkpoints, args.checkpoint_minutes, job, {**data, **rung.digests()})
 
@@ -52,19 +50,11 @@ def main() -> None:
     base = models.load_base(args.model, settings["precision"])
     check_forward(base, dtype)
     model = models.new_adapter(base, settings["lora"], seed)
-    models.prepare_training(model, settings["lora"]["dropout"], recipe["gradient_checkpointing"])
-    tokenizer = load_tokenizer(args.model)
-    trainer = CompletionSFTTrainer(
-        model=model,
-        args=SFTConfig(max_seq_length=settings["max_length"], **trainer_arguments(recipe, seed)),
-        train_dataset=Dataset.from_list(rows),
-        data_collator=collate(tokenizer.pad_token_id),
-        tokenizer=tokenizer,
-        dtype=dtype,
-    )
-    before, curves = models.trainable_digest(model), Curves()
+    models.prepare_training(model, settings["lora"]["dropout"], recipe.gradient_checkpointing)
+    trainer = build_trainer(recipe, model, load_tokenizer(args.model), rows, dtype, seed)
+    before, curves = models.trainable_digest(model), trainer.curves
     with rung.recording(curves):
-        train(trainer, job, curves, checkpoints, ["loss"])
+        train(trainer, job, checkpoints, ["loss"])
     if models.trainable_digest(model) == before:
         raise UserError(f"training left the adapter unchanged; {few_steps('sft', trainer.state.global_step)}")
     if processes.rank() > 0:

@@ -63,7 +63,7 @@ SMOKE = "config/smoke.yaml"
 BELOW_DPO = {"train_dpo": 4, "check_parity": 1, "score_pairs": 4, "generate": 4, "grade": 4, **STATISTICS}
 NEW_RECIPE = {name: count for name, count in BELOW_DPO.items() if name != "plot"}
 EDITS = {
-    "a comment in a program": ("scripts/arms/training/dpo.py", "import contextlib\n", "import contextlib  # why\n", {}),
+    "a comment in a program": ("scripts/arms/training/dpo.py", "import math\n", "import math  # why\n", {}),
     "a comment in the config": (SMOKE, "seeds: [1, 2]", "seeds: [1, 2]  # two", {}),
     "dpo.beta": (SMOKE, "dpo:\n", "dpo:\n  beta: 0.2\n", BELOW_DPO),
     "dpo.learning_rate": (SMOKE, "1.0e-3", "1.1e-3", BELOW_DPO),

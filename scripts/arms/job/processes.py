@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import functools
 import os
 import select
 import signal
@@ -24,13 +23,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from arms.job.files import TELL, UserError
-
-if TYPE_CHECKING:
-    import torch
 
 LISTENER = "SFT_VS_DPO_LISTENER"  # file descriptor of the socket on which process 0 serves the others
 PATIENCE = datetime.timedelta(days=1)  # while process 0 waits for another job's lock, say; a death is seen by `launch`
@@ -156,34 +150,3 @@ def require_alike(value: object, what: str) -> None:
             f"{what} differs between the {size()} processes of this run, so they would not train one policy. Are the "
             "GPUs of one model? Run the same command again, or set gpus: 1"
         )
-
-
-def average_gradients(parameters: Iterable) -> None:
-    """Replace the gradients of all trainable `parameters` by their mean over all processes."""
-    if size() == 1:
-        return
-    import torch
-
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    flat = torch.cat([gradient.flatten() for gradient in gradients])
-    torch.distributed.all_reduce(flat)
-    flat /= size()
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
-        gradient.copy_(mean.view_as(gradient))
-
-
-class DataParallel:
-    """Mixin for a Trainer whose loss does not go through the wrapper that accelerate would put around the model."""
-
-    def create_accelerator_and_postprocess(self) -> None:
-        """Let accelerate place the model and deal out the data, but not wrap the model."""
-        super().create_accelerator_and_postprocess()
-        # evaluation_mode: everything but the DistributedDataParallel wrapper
-        self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
-
-    def training_step(self, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
-        """One micro-batch, forward and backward; after the last one of a step the gradients are averaged."""
-        loss = super().training_step(model, inputs)
-        if self.accelerator.sync_gradients:  # next come clipping and the update
-            average_gradients(model.parameters())
-        return loss

@@ -13,34 +13,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-from collections.abc import Iterator
 from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arms.job.files import UserError, read_json, sha256_file, write_json
+from arms.job.out_of_memory import device, out_of_memory
 from study.rungs import TOO_LARGE, is_known, record_name, recorded
 
 if TYPE_CHECKING:
     from arms.job.manifest import Job
-    from arms.training.trainer import Curves
-
-MESSAGES = (
-    "CUDA out of memory",  # torch's caching allocator, also as torch.cuda.OutOfMemoryError
-    "CUDA error: out of memory",  # the driver, for what torch does not allocate itself
-    "CUBLAS_STATUS_ALLOC_FAILED",  # the workspace of cuBLAS
-    "DefaultCPUAllocator: can't allocate memory",  # torch on a CPU, and next its words on other systems
-    "DefaultCPUAllocator: not enough memory",
-)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory ran out, on a GPU or under a limit of the process.
-
-    bitsandbytes allocates through torch. Its own kernels print "Error out of memory at line ..." and end the process,
-    and its "cublasLt ran into an error!" has other causes too (cards without int8 matrix products): neither counts.
-    """
-    return isinstance(error, MemoryError) or any(message in str(error) for message in MESSAGES)
+    from arms.training.curves import Curves
 
 
 def worst_batches(rows: list[dict], size: int, forking: bool) -> list[dict]:
@@ -81,9 +64,8 @@ def longest_row(paths: list[str], asked: int) -> int:
 class Rung:
     """What a training job trains on: the recipe's own micro-batch size and length, or the first rung that fits.
 
-    stage: "sft" or "dpo". Changes the recipe and max_length in `job.settings`, whose record in the manifest
-    (`job.identity`) stays as the configuration has it. UserError if the rung is on record as too large: a scheduler
-    that tries again must not burn a GPU's hours.
+    stage: "sft" or "dpo". UserError if the rung is on record as too large: a scheduler that tries again must not burn a
+    GPU's hours.
     """
 
     def __init__(self, job: Job, stage: str, paths: list[str]) -> None:
@@ -94,11 +76,6 @@ class Rung:
         found = read_json(paths[0]) if paths else asked[stage]
         self.micro_batch_size = found["micro_batch_size"]
         self.key = found["key"] if paths else None
-        job.settings = {
-            **asked,
-            "max_length": self.max_length,
-            stage: {**asked[stage], "micro_batch_size": self.micro_batch_size},
-        }
         if paths and is_known(self.used(), recorded(Path(paths[0]).parent, self.key)):
             raise UserError(
                 f"{self.record()}: micro-batches of {self.micro_batch_size} with rows of up to {self.max_length} "
@@ -125,49 +102,17 @@ class Rung:
         """The file that says that this rung is too large."""
         return Path(self.paths[0]).parent / TOO_LARGE / record_name(self.key, self.used())
 
-    @contextlib.contextmanager
-    def recording(self, curves: Curves) -> Iterator[None]:
+    def recording(self, curves: Curves) -> contextlib.AbstractContextManager[None]:
         """Turn running out of memory inside the block into a UserError, after putting it on record."""
-        try:
-            yield
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            message = f"{type(error).__name__}: {error}"[:500]
-        else:
-            return
-        step = len(curves.speed)
+        return out_of_memory(lambda message: self._too_large(len(curves.speed), message))
+
+    def _too_large(self, step: int, message: str) -> UserError:
         what = f"out of memory at step {step} with {self.stage}.micro_batch_size {self.micro_batch_size}"
         if not self.paths:
-            raise UserError(f"{what}; lower it in the config ({message})")
-        facts = {"stage": self.stage, **self.used(), "step": step, "card": card(), "message": message}
+            return UserError(f"{what}; lower it in the config ({message})")
+        facts = {"stage": self.stage, **self.used(), "step": step, "card": device(), "message": message}
         write_json(self.record(), {**facts, "job": self.job.label})
-        raise UserError(
-            f"{what} and rows of up to {self.max_length} tokens on {card()}; recorded in {self.record()}. Run the same "
-            "snakemake command again: all arms then train on the next rung, from the start"
+        return UserError(
+            f"{what} and rows of up to {self.max_length} tokens on {device()}; recorded in {self.record()}. Run the "
+            "same snakemake command again: all arms then train on the next rung, from the start"
         )
-
-
-@contextlib.contextmanager
-def naming_the_cure(key: str, size: int) -> Iterator[None]:
-    """Turn running out of memory inside the block into a UserError: lower `key` of the config, which is `size`."""
-    try:
-        yield
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        cure = "lower it" if size > 1 else "lower tokens.max_length, or set model.precision to nf4,"
-        raise UserError(
-            f"out of memory on {card()} with {key} {size}; {cure} in the config (`snakemake plan_memory` says what "
-            "each choice needs)"
-        ) from None
-
-
-def card() -> str:
-    """The device that memory ran out on, with its memory."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return "a CPU"
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return f"{properties.name} ({properties.total_memory / 2**30:.0f} GiB)"

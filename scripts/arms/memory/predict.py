@@ -242,38 +242,15 @@ def fake_policy(config: PretrainedConfig, ask: dict) -> PeftModel:
 
 def trainer_of(policy: PeftModel, rows: list[dict], ask: dict, tokenizer: PreTrainedTokenizerBase) -> Trainer:
     """The project's own trainer of a stage. Nothing in the recipe but what `ask` holds decides memory."""
-    from datasets import Dataset
-    from trl import DPOConfig, SFTConfig
+    from arms.training.recipe import Recipe
+    from arms.training.trainer import build_trainer
 
-    from arms.training import dpo, sft
-    from arms.training.trainer import Curves, trainer_arguments
-
-    recipe = {
-        "epochs": 1,
-        "batch_size": len(rows),
-        "micro_batch_size": len(rows),
-        "learning_rate": 1e-4,
-        "scheduler": "constant",
-        "warmup_ratio": 0.0,
-        "weight_decay": 0.0,
-        "max_grad_norm": 1.0,
-        "gradient_checkpointing": ask["gradient_checkpointing"],
-    }
-    arguments = {**trainer_arguments(recipe, seed=0), "use_cpu": True}
-    shared = {"model": policy, "tokenizer": tokenizer, "train_dataset": Dataset.from_list(rows[:1])}
-    shared["dtype"] = models.compute_dtype(ask["precision"])
-    if ask["stage"] == "sft":
-        collate = sft.collate(tokenizer.pad_token_id)
-        options = SFTConfig(max_seq_length=ask["max_length"], **arguments)
-        trainer = sft.CompletionSFTTrainer(args=options, data_collator=collate, **shared)
-    else:
-        options = DPOConfig(max_length=ask["max_length"], max_prompt_length=ask["max_length"], **arguments)
-        options.disable_dropout = False
-        forking = policy.config.model_type in FORKING
-        trainer = dpo.TableDPOTrainer(ref_model=None, args=options, forking=forking, **shared)
-    trainer.curves = Curves()
+    recipe = Recipe.for_memory(ask["stage"], len(rows), len(rows), ask["max_length"], ask["gradient_checkpointing"])
+    dtype = models.compute_dtype(ask["precision"])
+    trainer = build_trainer(recipe, policy, tokenizer, rows[:1], dtype, use_cpu=True)
     if ask["gradient_checkpointing"]:
-        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options.gradient_checkpointing_kwargs)
+        checkpointing = trainer.args.gradient_checkpointing_kwargs
+        policy.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
     return trainer
 
 

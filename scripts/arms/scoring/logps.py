@@ -32,6 +32,11 @@ def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
+def takes_forks(model: torch.nn.Module) -> bool:
+    """Whether a pair can be one row for this model."""
+    return causal_lm(model).config.model_type in FORKING
+
+
 def completion_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
     """A right-padded batch of (prompt ids, completion ids), one row each; completion tokens are segment SHARED."""
     sequences = [(prompt + completion, len(prompt)) for prompt, completion in rows]
@@ -153,7 +158,7 @@ def check_forward(model: torch.nn.Module, dtype: torch.dtype) -> bool:
     import torch
 
     inner = causal_lm(model)
-    device, forking = next(inner.parameters()).device, inner.config.model_type in FORKING
+    device, forking = next(inner.parameters()).device, takes_forks(model)
     prompt, shared, chosen, rejected = [11, 12, 13], [14], [15, 16, 17], [18, 19]
     pair = {"prompt_ids": prompt, "chosen_ids": shared + chosen, "rejected_ids": shared + rejected}
     batch = {name: tensor.to(device) for name, tensor in pair_batch([pair], 0, forking).items()}

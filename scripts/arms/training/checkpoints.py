@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING
 from arms.job import processes
 from arms.job.files import UserError
 from arms.job.progress import Progress, read_state, write_state
+from arms.training.curves import Curves
 
 if TYPE_CHECKING:
     import torch
     from transformers import Trainer
-
-    from arms.training.trainer import Curves
 
 TENSORS, TRAINER = "tensors.safetensors", "trainer_state.json"
 

@@ -7,17 +7,17 @@ rule `score_pairs` made, and nothing else can serve as a reference.
 
 from __future__ import annotations
 
-import contextlib
 import math
 
 import torch
 from trl import DPOTrainer
 
 from arms.job.files import UserError
-from arms.job.processes import DataParallel
-from arms.scoring.logps import pair_batch, pair_logps
+from arms.scoring.logps import pair_batch, pair_logps, takes_forks
 from arms.training.checkpoints import Resumable
-from arms.training.trainer import Curves, few_steps
+from arms.training.curves import Curves
+from arms.training.data_parallel import DataParallel
+from arms.training.recipe import few_steps
 
 STEP0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 REFERENCE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
@@ -30,54 +30,45 @@ class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
     divided by the token count beforehand for IPO, whose loss in TRL is on means).
     """
 
-    def __init__(self, *args, dtype: torch.dtype, forking: bool, **kwargs) -> None:
-        self.dtype, self.forking = dtype, forking
-        self._wants_reference = False
-        pad_id = kwargs["tokenizer"].pad_token_id
+    def __init__(self, *args, dtype: torch.dtype, **kwargs) -> None:
+        self.dtype, self.forking = dtype, takes_forks(kwargs["model"])
+        pad_id, forking = kwargs["tokenizer"].pad_token_id, self.forking
         super().__init__(*args, data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
-        self.use_dpo_data_collator = True  # ours makes what concatenated_forward reads; TRL would warn at each step
+        self.use_dpo_data_collator = True  # ours makes what policy_logps reads; TRL would warn at each step
 
     def tokenize_row(self, feature, model=None):
         """Nothing to add: the rows are ids that were made long before."""
         return {}
 
-    @contextlib.contextmanager
-    def null_ref_context(self):
-        """TRL enters this only for the reference's forward pass; no adapter is switched, the table answers."""
-        self._wants_reference = True
-        try:
-            yield
-        finally:
-            self._wants_reference = False
-
-    def concatenated_forward(self, model, batch):
-        """(chosen log-probs, rejected log-probs, -, -, mean NLL of chosen): the policy's, or the table's."""
-        device = self.accelerator.device
-        if self._wants_reference:
-            chosen = batch["reference_chosen_logps"].to(device)
-            return chosen, batch["reference_rejected_logps"].to(device), chosen, chosen, chosen
+    def policy_logps(self, model, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities (pairs,) of chosen and rejected under the policy: sums, and for IPO per token."""
         chosen, rejected, chosen_tokens, rejected_tokens = pair_logps(model, batch["pairs"], self.forking, self.dtype)
-        nll = -chosen.sum() / chosen_tokens.sum()
         if self.loss_type == "ipo":
-            chosen, rejected = chosen / chosen_tokens, rejected / rejected_tokens
-        return chosen, rejected, chosen, rejected, nll
+            return chosen / chosen_tokens, rejected / rejected_tokens
+        return chosen, rejected
+
+    def reference_logps(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of the reference, from the table."""
+        device = self.accelerator.device
+        return batch["reference_chosen_logps"].to(device), batch["reference_rejected_logps"].to(device)
 
     def get_batch_loss_metrics(self, model, batch, train_eval="train"):
-        """TRL's loss and metrics, also kept per optimiser step."""
-        loss, metrics = super().get_batch_loss_metrics(model, batch, train_eval)
-        self.curves.add(
-            self.state.global_step,
-            batch["id"],
-            batch["tokens"],
-            loss=loss.item(),
-            reward_chosen=metrics["rewards/chosen"].item(),
-            reward_rejected=metrics["rewards/rejected"].item(),
-            margin=metrics["rewards/margins"].item(),
-            reward_accuracy=metrics["rewards/accuracies"].item(),
-            logp_chosen=metrics["logps/chosen"].item(),
-            logp_rejected=metrics["logps/rejected"].item(),
-            chosen_drift=(metrics["logps/chosen"] - batch["reference_chosen_logps"].mean().cpu()).item(),
-        )
+        """(TRL's loss, its metrics) of one micro-batch, the metrics also kept in the curves."""
+        policy, reference = self.policy_logps(model, batch), self.reference_logps(batch)
+        losses, chosen_rewards, rejected_rewards = self.dpo_loss(*policy, *reference)
+        loss = losses.mean()
+        logp_chosen, logp_rejected = (logps.detach().mean().cpu() for logps in policy)
+        metrics = {
+            "reward_chosen": chosen_rewards.mean(),
+            "reward_rejected": rejected_rewards.mean(),
+            "margin": (chosen_rewards - rejected_rewards).mean(),
+            "reward_accuracy": (chosen_rewards > rejected_rewards).float().mean(),
+            "logp_chosen": logp_chosen,
+            "logp_rejected": logp_rejected,
+            "chosen_drift": logp_chosen - batch["reference_chosen_logps"].mean().cpu(),
+        }
+        metrics = {name: value.item() for name, value in metrics.items()}
+        self.curves.add(self.state.global_step, batch["id"], batch["tokens"], loss=loss.item(), **metrics)
         return loss, metrics
 
 
@@ -141,9 +132,7 @@ def check_step0(trainer: TableDPOTrainer, pairs: int = 16) -> dict:
     for start in range(0, len(rows), size):
         batch = trainer._prepare_inputs(trainer.data_collator(rows[start : start + size]))
         with torch.no_grad():
-            policy = trainer.concatenated_forward(trainer.model, batch)[:2]
-            with trainer.null_ref_context():
-                reference = trainer.concatenated_forward(trainer.model, batch)[:2]
+            policy, reference = trainer.policy_logps(trainer.model, batch), trainer.reference_logps(batch)
             losses.append(trainer.dpo_loss(*policy, *reference)[0])
         differences += [(mine - theirs).abs().max().item() for mine, theirs in zip(policy, reference, strict=True)]
     trainer.model.train()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from trl import SFTTrainer
 
-from arms.job.processes import DataParallel
 from arms.scoring.logps import SHARED, completion_batch, segment_logps
 from arms.training.checkpoints import Resumable
+from arms.training.data_parallel import DataParallel
 
 
 class CompletionSFTTrainer(Resumable, DataParallel, SFTTrainer):

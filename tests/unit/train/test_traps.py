@@ -42,7 +42,7 @@ from arms.job.files import UserError
 from arms.model.models import load_base
 from arms.scoring.logps import completion_batch
 from arms.scoring.tables import KEY
-from arms.training.trainer import whole_batches
+from arms.training.recipe import whole_batches
 
 pytestmark = [pytest.mark.filterwarnings("ignore::UserWarning"), pytest.mark.filterwarnings("ignore::FutureWarning")]
 LN2 = math.log(2)
@@ -642,7 +642,7 @@ class TestResumeAndSeeds:
             checkpoint = str(tmp_path / f"{accumulate}" / "checkpoint-3")
             resumed = self.run(study, tmp_path / f"{accumulate} resumed", accumulate, checkpoint)
             assert same(whole, resumed) == equal
-        rows = whole_batches([{"id": i} for i in range(24)], {"batch_size": 10, "micro_batch_size": 2})
+        rows = whole_batches([{"id": i} for i in range(24)], 10, 2)
         assert len(rows) == observed(ours, "dpo_only")["rows"] == 20
 
     def test_the_seed_does_not_reach_the_adapters_initialisation(self, study):

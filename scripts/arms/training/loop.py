@@ -1,0 +1,84 @@
+"""Training to its end, with what it says on the way and what it saves."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from typing import TYPE_CHECKING
+
+from arms.job import processes
+from arms.job.files import UserError, sha256_bytes
+from arms.job.progress import add_checkpoint_arguments
+
+if TYPE_CHECKING:
+    from transformers import Trainer
+
+    from arms.job.manifest import Job
+    from arms.training.checkpoints import Checkpoints
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that both training programs share."""
+    parser.add_argument("--model", required=True, help="model.json of the base model")
+    parser.add_argument("--adapter", required=True, help="output: arm.json; the adapter goes beside it")
+    parser.add_argument("--curves", required=True, help="output: one row an optimiser step")
+    parser.add_argument("--speed", required=True, help="output: tokens and seconds of each step")
+    parser.add_argument("--observed", required=True, help="output: what training really used")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of all processes together")
+    parser.add_argument("--checkpoints", required=True, metavar="DIR", help="where checkpoints lie")
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--processes", type=int, default=1, help="processes that share a step's work, one for each GPU")
+
+
+def train(trainer: Trainer, job: Job, checkpoints: Checkpoints, shown: list[str]) -> None:
+    """Train to the end, from the last checkpoint if there is one, saying about every ten seconds where it is.
+
+    SIGTERM ends the optimiser step under way, saves a checkpoint, then ends the process with exit code 143.
+    shown: the curves' columns in the progress line. UserError if any loss was not a finite number.
+    """
+    import torch
+    from transformers import TrainerCallback
+
+    from arms.model.models import trainable_digest
+
+    curves = trainer.curves
+
+    class Progress(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            self.began = self.said = curves.clock = time.monotonic()
+            self.first = state.global_step
+            job.say(f"training: {state.max_steps - self.first} steps")
+            if processes.rank() > 0:  # draws of its own for dropout; a checkpoint brings them along
+                torch.manual_seed(int(sha256_bytes(f"{args.seed} {processes.rank()}".encode())[:8], 16))
+
+        def on_step_end(self, args, state, control, **kwargs):
+            curves.end_step(state.global_step - 1)
+            last = state.global_step == state.max_steps
+            # Any process may have got the signal, and they must agree. transformers cannot resume after the last step,
+            # so a SIGTERM there lets the job write its results.
+            said = processes.gather((checkpoints.stopping, checkpoints.due()))
+            self.stopping, due = (any(column) for column in zip(*said, strict=True))
+            control.should_save = due and not last
+            now = time.monotonic()
+            if not last and now - self.said < 10:
+                return
+            self.said = now
+            left = (now - self.began) / (state.global_step - self.first) * (state.max_steps - state.global_step)
+            metrics = " ".join(f"{name} {curves.rows[-1][name]:.3f}" for name in shown)
+            speed = curves.speed[-1]["tokens_per_second"]
+            job.say(f"step {state.global_step}/{state.max_steps} {metrics} | {speed:.0f} tokens/s, {left:.0f} s left")
+
+        def on_save(self, args, state, control, **kwargs):
+            if self.stopping:
+                checkpoints.stop(f"step {state.global_step} of {state.max_steps}")
+
+    trainer.add_callback(Progress)
+    trainer.checkpoints = checkpoints
+    checkpoint = checkpoints.latest()
+    processes.require_alike(trainable_digest(trainer.model), "the adapter before training")
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    processes.require_alike(trainable_digest(trainer.model), "the trained adapter")
+    bad = [row["step"] for row in curves.rows if not math.isfinite(row["loss"])]
+    if bad:
+        raise UserError(f"{job.label}: the loss is not finite at step {bad[0]}; lower the learning rate in the config")
