@@ -81,3 +81,12 @@ def test_what_does_not_exist_is_found():
         "rules/data.smk: no check_nothing in it",
         "scripts/study/runs.py: no walk in it",
     ]
+
+
+def test_pre_commit_runs_the_linters_of_make_lint():
+    recipe = (ROOT / "Makefile").read_text().split("\nlint:")[1].split("\n\n")[0]
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text()
+    linters = set(re.findall(r"\.envs/driver/bin/(?!python)(\w+)|python (tools/\w+\.py)", recipe))
+    assert len(linters) >= 5
+    for linter in map("".join, linters):
+        assert linter in hooks, f"{linter} is in `make lint`, not in .pre-commit-config.yaml"

@@ -76,12 +76,12 @@ def test_a_loss(copied):
     assert facts["step0"]["loss_difference"] < 1e-4
 
 
-def test_a_check_of_the_data(copied):
-    assert cook(copied, "Add a check of the data") == {"scripts/arms/data/audit.py"}
-    pairs = copied.folder / "config/data/preferences.jsonl"
+def test_a_check_of_the_data(clone):
+    assert cook(clone, "Add a check of the data") == {"scripts/arms/data/audit.py"}
+    pairs = clone.folder / "config/data/preferences.jsonl"
     rows = pairs.read_text().splitlines()
     row = {**json.loads(rows[0]), "id": "bad", "rejected": "Yes.<|im_end|>"}
     pairs.write_text("\n".join([*rows, json.dumps(row)]) + "\n")
-    done = copied.snakemake("--cores", "1", "results/smoke/data/preferences.audit.json")
+    done = clone.snakemake("--cores", "1", "results/smoke/data/preferences.audit.json")
     assert done.returncode != 0
     assert f"line {len(rows) + 1}: an answer holds the mark of a chat template; remove the mark" in done.stdout
