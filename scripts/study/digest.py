@@ -29,7 +29,8 @@ def module_facts(path: Path) -> tuple[str, list[Path]]:
     """A module's code without comments and docstrings, which never make a job run again; and the project files that it
     imports, at its top or inside functions, by absolute or relative name.
     """
-    tree, files = ast.parse(path.read_text(encoding="utf-8")), []
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    files: list[Path] = []
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         first = body[0] if isinstance(body, list) and body else None

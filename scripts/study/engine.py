@@ -109,7 +109,8 @@ class Engine:
         since without making the job run again.
         """
         producers = [made_by for made_by in self.workflow.rules if made_by.output]
-        waiting, seen, jobs = list(self.study.targets), set(), {}
+        waiting, jobs = list(self.study.targets), {}
+        seen: set[str] = set()
         while waiting:
             path = waiting.pop()
             made_by = next((made_by for made_by in producers if made_by.is_producer(path)), None)

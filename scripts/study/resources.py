@@ -58,7 +58,7 @@ class Resources:
 
     def asked(self, retries: int) -> dict[str, dict[str, dict]]:
         """What an ordinary job, and one that runs the model on a GPU, ask for in their first and last attempt."""
-        kinds = {"cpu": {"gpu": 0, "mem_mb": 4000, "runtime": 60, "threads": 1}}
+        kinds: dict[str, dict[str, object]] = {"cpu": {"gpu": 0, "mem_mb": 4000, "runtime": 60, "threads": 1}}
         if self.config["gpus"]:
             kinds["gpu"] = {**self.of_model(self.config["gpus"]), "threads": self.config["threads"]}
 

@@ -14,9 +14,22 @@ from pathlib import Path
 
 from arms.job.files import UserError, read_jsonl, sha256_bytes
 
-SFT_COLUMNS = {"id": str, "prompt": str, "completion": str, "category": str}
-PAIR_COLUMNS = {"id": str, "prompt": str, "chosen": str, "rejected": str, "category": str, "negative": str}
-PROMPT_COLUMNS = {"id": str, "prompt": str, "category": str, "instruction_id_list": list, "kwargs": list}
+SFT_COLUMNS: dict[str, type] = {"id": str, "prompt": str, "completion": str, "category": str}
+PAIR_COLUMNS: dict[str, type] = {
+    "id": str,
+    "prompt": str,
+    "chosen": str,
+    "rejected": str,
+    "category": str,
+    "negative": str,
+}
+PROMPT_COLUMNS: dict[str, type] = {
+    "id": str,
+    "prompt": str,
+    "category": str,
+    "instruction_id_list": list,
+    "kwargs": list,
+}
 SHOWN = 5  # offending lines in a message
 SHINGLE = 5  # words
 NEAR = 0.8  # Jaccard similarity of word 5-grams from which two prompts count as near-duplicates

@@ -22,7 +22,7 @@ from arms.job.program import JobParser
 
 HELDOUT = ("heldout_pairs", "heldout_prompts")
 # input of a check: (columns of its rows, help)
-FILES = {
+FILES: dict[str, tuple[dict[str, type], str]] = {
     "sft": (SFT_COLUMNS, "training rows: id, prompt, completion, category"),
     "pairs": (PAIR_COLUMNS, "training pairs: id, prompt, chosen, rejected, category, negative"),
     "heldout_pairs": (PAIR_COLUMNS, "pairs that no arm is trained on"),

@@ -215,7 +215,7 @@ def _check_row(
     for name, token in special.items():
         number = None if token is None else tokenizer.convert_tokens_to_ids(token)
         found = [side for side in COMPLETIONS[kind] if number in encoded[f"{side}_ids"][:-1]]
-        allowed = prompt if frame is None and name != "pad" else frame or []
+        allowed: list = prompt if frame is None and name != "pad" else frame or []
         if prompt.count(number) > allowed.count(number):
             found = ["prompt"]
         if found:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
 from study.runs import Run
@@ -128,7 +129,7 @@ def nvidia_driver() -> str | None:
     return version[0] if version else None
 
 
-def flat(value: object, name: str = "") -> dict[str, object]:
+def flat(value: object, name: str = "") -> dict[str, Any]:
     """Nested settings as one dict with dotted names."""
     if not isinstance(value, dict) or not value:
         return {name: value}
@@ -138,7 +139,7 @@ def flat(value: object, name: str = "") -> dict[str, object]:
 
 def seeds_of(identity: dict[str, dict]) -> dict[str, object]:
     """Every seed among wildcards and settings, by its dotted name: {"wildcards.run": 1, "settings.model.seed": 0}."""
-    seeds = {}
+    seeds: dict[str, object] = {}
     for name, value in flat(identity).items():
         if name == "wildcards.run":
             if (seed := Run.parse(value).seed) is not None:

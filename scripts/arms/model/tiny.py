@@ -17,7 +17,7 @@ CHATML = (
 CHAT_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # The three ways in which real tokenizers differ, each a trap somewhere: SmolLM2 (bos, eos, pad all distinct),
 # Qwen2 (no bos at all), GPT-2 (one special token, which is bos and eos; nothing to pad with; no chat template).
-TOKENIZERS = {
+TOKENIZERS: dict[str, dict] = {
     "llama": {
         "special": CHAT_TOKENS,
         "bos_token": "<|im_start|>",
