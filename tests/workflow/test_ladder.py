@@ -7,16 +7,10 @@ import subprocess
 import pytest
 import yaml
 from conftest import ROOT, SMOKE, SNAKEMAKE, Clone
+from watched import watched
 
 RESULTS = "results/smoke"
-TRAIN = ROOT / ".envs" / "train" / "bin" / "python"
-BARE = """
-import pandas, peft, pyarrow.parquet
-from datasets import Dataset
-from transformers import LlamaForCausalLM
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmData")))
-"""
+PROBE = [str(ROOT / ".envs" / "train" / "bin" / "python"), "scripts/probe_memory.py"]
 # Large tensors get pages of their own and one thread its buffers, so that memory is what tensors need.
 CLEAN = {"MALLOC_MMAP_THRESHOLD_": "4194304", "OMP_NUM_THREADS": "1"}
 
@@ -30,12 +24,22 @@ def configure(clone, **sections):
     path.write_text(yaml.safe_dump(config))
 
 
-def limited(clone, *arguments):
-    """Run snakemake under the limit: 340 MiB above the training libraries; Arrow's threads take 60 of them."""
-    bare = subprocess.run([str(TRAIN), "-c", BARE], capture_output=True, text=True, check=True, env=CLEAN)
-    limit = (int(bare.stdout) // 1024 + 340) * 2**20
-    shell = f'exec prlimit --data={limit} "$0" "$@"'
-    command = ["bash", "-c", shell, str(SNAKEMAKE), "--cores", "2", *arguments, "--configfile", SMOKE]
+def taken(clone, **changed):
+    """Data segment, in bytes, that probing DPO takes without a limit, as the rule did it but for some settings."""
+    manifest = read(clone, "memory/dpo.manifest.json")
+    job = {name: manifest[name] for name in ("rule", "wildcards", "settings", "code")}
+    job["settings"] |= changed
+    flags = ["--model", f"{RESULTS}/model/model.json", "--data", "config/data/preferences.jsonl"]
+    flags += ["--rung", "taken.json", "--manifest", "taken.manifest.json"]
+    command = [*PROBE, "--job", json.dumps(job), *flags]
+    done, most = watched(command, cwd=clone.folder, env={**os.environ, **CLEAN})
+    assert done.returncode == 0, done.stderr
+    return most
+
+
+def limited(clone, limit, *arguments):
+    """Run snakemake with a limit on the data segment of each process."""
+    command = ["prlimit", f"--data={limit}", str(SNAKEMAKE), "--cores", "2", *arguments, "--configfile", SMOKE]
     environment = {**os.environ, **CLEAN}
     done = subprocess.run(
         command, cwd=clone.folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -70,8 +74,9 @@ def test_the_same_command_goes_down_the_ladder_and_the_arms_never_differ(wide):
     done = wide.snakemake("--cores", "2", f"{RESULTS}/memory/dpo.json")  # a larger machine: all fits
     assert done.returncode == 0, done.stdout[-3000:]
     assert read(wide, "memory/dpo.json")["micro_batch_size"] == 8
+    limit = (taken(wide) + taken(wide, recorded=[[2, 256]])) // 2  # one pair fits, eight pairs or eight rows do not
 
-    code, said = limited(wide, f"{RESULTS}/parity.json")  # SFT is probed under the limit, DPO meets it in training
+    code, said = limited(wide, limit, f"{RESULTS}/parity.json")  # SFT is probed under it, DPO meets it in training
     assert code != 0, said[-3000:]
     assert "out of memory at step 0 with dpo.micro_batch_size 8" in said
     assert "Run the same snakemake command again" in said
@@ -85,7 +90,7 @@ def test_the_same_command_goes_down_the_ladder_and_the_arms_never_differ(wide):
         "train_sft": 0,
     }
     for _ in range(3):  # what just fits a probe need not fit training, which then goes one further down
-        code, said = limited(wide)
+        code, said = limited(wide, limit)
         if code == 0:
             break
         assert "Run the same snakemake command again" in said, said[-3000:]

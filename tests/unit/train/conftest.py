@@ -53,7 +53,6 @@ class Study:
     """A folder with a study's files, and a way to run programs on them."""
 
     anew = False  # whether each program gets a Python of its own, which takes six seconds for its imports
-    limit: int | None = None  # of its data segment, in MiB
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -63,17 +62,16 @@ class Study:
         job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": settings, "code": ""})
         command = [str(ROOT / "scripts" / f"{rule}.py"), "--job", job]
         command += ["--lock", str(ROOT / "envs" / "train.yaml"), "--manifest", "m.json", *map(str, flags)]
-        if self.anew:
-            prefix = ["prlimit", f"--data={self.limit * 2**20}"] if self.limit else []
-            command = [*prefix, sys.executable, *command]
-            done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
-        else:
-            done = programs.run(command, self.folder)
+        done = self.start([sys.executable, *command]) if self.anew else programs.run(command, self.folder)
         assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
         if fails:
             assert "Traceback" not in done.stderr, done.stderr
             return done.stderr[done.stderr.index("error: ") :]
         return done.stdout
+
+    def start(self, command: list[str]) -> subprocess.CompletedProcess:
+        """Run a program in a Python of its own."""
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True)
 
     def read(self, name: str) -> dict:
         """A JSON file of the study."""

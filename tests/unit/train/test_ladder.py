@@ -3,11 +3,12 @@
 import json
 import random
 import subprocess
-import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import DPO, LORA, RECIPE, SFT, TOKENS, TORCH, WORDS, Study, training_flags
+from watched import watched
 
 from arms.job.out_of_memory import is_out_of_memory
 from arms.memory.ladder import worst_batches
@@ -17,23 +18,27 @@ WIDE = {"source": "random", "family": "llama", "hidden_size": 64, "layers": 2, "
 WIDE |= {"intermediate_size": 16384, "vocab_size": 400, "seed": 0}  # activations of 0.1 MB a token and layer
 # Large tensors get pages of their own and one thread its buffers, so that memory is what tensors need.
 CLEAN = {"MALLOC_MMAP_THRESHOLD_": "4194304", "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "error"}
-BARE = """
-import pandas, peft, pyarrow.parquet
-from datasets import Dataset
-from transformers import LlamaForCausalLM
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
-print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmData")))
-"""
+
+
+class Limited(Study):
+    """Each program gets a Python of its own; `limit` and `peak`, in bytes, are of its data segment."""
+
+    anew = True
+    limit: int | None = None
+    peak = 0  # what the last program took
+
+    def start(self, command: list[str]) -> subprocess.CompletedProcess:
+        done, self.peak = watched(command, limit=self.limit, cwd=self.folder)
+        return done
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
-    """A model with wide layers and rows of about 150 tokens; `bare` is the data segment of the libraries, in MiB."""
+    """A model with wide layers and rows of about 150 tokens."""
     with pytest.MonkeyPatch.context() as patch:
         for name, value in CLEAN.items():
             patch.setenv(name, value)
-        made = Study(tmp_path_factory.mktemp("a wide study"))
-        made.anew = True
+        made = Limited(tmp_path_factory.mktemp("a wide study"))
         draw = random.Random(0)
         rows = [{"id": f"p{i}", "category": "a", "prompt": " ".join(draw.choices(WORDS, k=4))} for i in range(12)]
         for i, row in enumerate(rows):
@@ -44,8 +49,6 @@ def study(tmp_path_factory):
         for kind in ("sft", "pairs"):
             flags = ["--data", "data.jsonl", "--kind", kind, "--tokens", f"{kind}.parquet", "--audit", f"{kind}.json"]
             made.run("tokenize_data", {**TOKENS, "max_length": 256}, "--model", "model/model.json", *flags)
-        bare = subprocess.run([sys.executable, "-c", BARE], capture_output=True, text=True, check=True)
-        made.bare = int(bare.stdout) // 1024
         yield made
 
 
@@ -61,9 +64,32 @@ def settings(stage, **changed):
     return {**found, **changed}
 
 
+PAIRWISE = {"least_micro_batch_size": 8}  # as for aot losses, which have no smaller micro-batch
+CUT = {**TOKENS, "max_length": 256, "on_overlong": "truncate", "eos_after_truncation": True}
+
+
+@pytest.fixture(scope="module")
+def limits(study):
+    """Limits under which some rungs fit and others do not: halfway between what they were seen to take.
+
+    sft, dpo: one row in a micro-batch fits, eight do not. rows: eight pairs fit with rows of 40 tokens, not of 256.
+    scoring: one row in a batch fits, twelve do not.
+    """
+
+    def taken(stage, **changed):
+        probe(study, stage, None, "unlimited.json", **changed)
+        return study.peak
+
+    one, eight = taken("dpo", start="fresh", recorded=[[2, 256]]), taken("dpo", start="fresh")
+    short, rows = taken("dpo", max_lengths=[40], tokens=CUT, **PAIRWISE), taken("sft")
+    score(study, "score_pairs", 12)
+    found = {"sft": (one, rows), "dpo": (one, eight), "rows": (short, eight), "scoring": (one, study.peak)}
+    return SimpleNamespace(**{name: (low + high) // 2 for name, (low, high) in found.items()})
+
+
 def probe(study, stage, limit, output, fails=False, **changed):
-    """Probe within `limit` MiB above what the libraries alone take; the manifest's facts, or the error."""
-    study.limit = study.bare + limit if limit else None
+    """Probe within `limit` bytes; the manifest's facts, or the error."""
+    study.limit = limit
     flags = ["--model", "model/model.json", "--data", "data.jsonl", "--rung", output]
     try:
         error = study.run("probe_memory", settings(stage, **changed), *flags, fails=fails, stage=stage, variant="")
@@ -73,8 +99,8 @@ def probe(study, stage, limit, output, fails=False, **changed):
 
 
 @pytest.mark.parametrize(("stage", "start"), [("sft", "adapter"), ("dpo", "fresh")])
-def test_a_micro_batch_that_does_not_fit_is_recorded_and_a_smaller_one_used(study, stage, start):
-    facts = probe(study, stage, 300, f"{stage}.rung.json", start=start)
+def test_a_micro_batch_that_does_not_fit_is_recorded_and_a_smaller_one_used(study, limits, stage, start):
+    facts = probe(study, stage, getattr(limits, stage), f"{stage}.rung.json", start=start)
     first, *_, last = facts["attempts"]
     assert first["micro_batch_size"] == 8
     assert not first["fits"]
@@ -86,23 +112,21 @@ def test_a_micro_batch_that_does_not_fit_is_recorded_and_a_smaller_one_used(stud
     assert rung == {**expected, "key": memory_key(settings(stage, start=start))}
 
 
-def test_rows_shrink_last_and_only_if_allowed(study):
-    pairwise = {"least_micro_batch_size": 8}  # as for aot losses, which have no smaller micro-batch
-    message = probe(study, "dpo", 400, "none.json", fails=True, **pairwise)
+def test_rows_shrink_last_and_only_if_allowed(study, limits):
+    message = probe(study, "dpo", limits.rows, "none.json", fails=True, **PAIRWISE)
     assert "dpo training does not fit into the memory of a CPU: 8 x 256 tokens (micro_batch_size x" in message
     assert "aot losses cannot take less than 8 pairs" in message
     assert "dpo.gradient_checkpointing: true" in message
     assert not (study.folder / "none.json").exists()
     draws = [{"micro_batch_size": 8, "max_length": length} for length in (256, 40)]
-    cut = {**settings("dpo")["tokens"], "on_overlong": "truncate", "eos_after_truncation": True}
-    facts = probe(study, "dpo", 400, "short.json", max_lengths=[256, 40], tokens=cut, **pairwise)
+    facts = probe(study, "dpo", limits.rows, "short.json", max_lengths=[256, 40], tokens=CUT, **PAIRWISE)
     assert [{name: attempt[name] for name in draws[0]} for attempt in facts["attempts"]] == draws
     assert facts["used"] == draws[1]
 
 
 def train(study, stage, output, rung, limit=None, fails=False, recipe=None):
     """Train one epoch of a stage on a rung, within a limit."""
-    study.limit = study.bare + limit if limit else None
+    study.limit = limit
     shared = {"max_length": 256, "lora": LORA, **TORCH}
     recipe = {**(SFT if stage == "sft" else DPO)[stage], "batch_size": 8, "micro_batch_size": 8} | (recipe or {})
     more = ["--tokens", "sft.parquet"] if stage == "sft" else ["--tokens", "pairs.parquet", "--reference", "base"]
@@ -114,11 +138,11 @@ def train(study, stage, output, rung, limit=None, fails=False, recipe=None):
         study.limit = None
 
 
-def test_a_surprise_in_training_is_recorded_refused_and_probed_again(study):
+def test_a_surprise_in_training_is_recorded_refused_and_probed_again(study, limits):
     facts = probe(study, "sft", None, "memory/sft.json")
     assert facts["asked"] == facts["used"] == {"micro_batch_size": 8, "max_length": 256}
     assert [attempt["fits"] for attempt in facts["attempts"]] == [True]
-    message = train(study, "sft", "surprise", "memory/sft.json", limit=300, fails=True)
+    message = train(study, "sft", "surprise", "memory/sft.json", limit=limits.sft, fails=True)
     assert "out of memory at step 0 with sft.micro_batch_size 8 and rows of up to 256 tokens on a CPU" in message
     assert "recorded in memory/too_large/" in message
     assert "Run the same snakemake command again" in message
@@ -156,16 +180,20 @@ def test_a_rung_trains_exactly_as_if_it_had_been_asked_for(study):
     assert observed == study.read("asked/observed.json")
 
 
-@pytest.mark.parametrize(
-    ("rule", "key", "size", "limit"), [("score_pairs", "scoring", 12, 75), ("generate", "generation", 480, 300)]
-)
-def test_scoring_and_generation_out_of_memory_name_what_to_lower(study, rule, key, size, limit):
+def score(study, rule, size, **options):
+    """Score or generate with batches of `size`."""
     generation = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "samples": 40, "batch_size": size, "seed": 5}
     asked = {**TORCH, "batch_size": size} if rule == "score_pairs" else {**TORCH, "generation": generation}
     flags = ["--model", "model/model.json", "--tokens", "pairs.parquet", "--output", f"{rule}.parquet"]
-    study.limit = study.bare + limit
+    return study.run(rule, asked, *flags, **options)
+
+
+@pytest.mark.parametrize(("rule", "key", "size"), [("score_pairs", "scoring", 12), ("generate", "generation", 480)])
+def test_scoring_and_generation_out_of_memory_name_what_to_lower(study, limits, rule, key, size):
+    (study.folder / f"{rule}.parquet").unlink(missing_ok=True)
+    study.limit = limits.scoring
     try:
-        message = study.run(rule, asked, *flags, fails=True)
+        message = score(study, rule, size, fails=True)
     finally:
         study.limit = None
     assert f"error: out of memory on a CPU with {key}.batch_size {size}; lower it in the config" in message
