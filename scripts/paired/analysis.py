@@ -62,7 +62,7 @@ def analyse(
             f"{name}: {len(table.prompts)} prompts, {len(plan.arms)} arms, {table.n_seeds} seed(s), "
             f"{table.n_samples} sample(s)"
         )
-        facts[name] = ScoreFacts.of(table, plan)
+        facts[name] = ScoreFacts(name, table.seeds, table.dropped_seeds, table.identical, table.missing_rates)
         missing += missing_outputs(table)
         more_means, more_findings = _one_metric(table, prompts, plan)
         means += more_means

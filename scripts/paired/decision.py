@@ -10,7 +10,6 @@ from .estimate import OVERALL, hypothesis_id
 from .families import SEEDS_FOR_CLAIMS, Claim
 from .plan import Plan
 from .question import Question, Rule
-from .scores import Scores
 
 MOST_MISSING = 0.02
 MOST_MISSING_GAP = 0.01
@@ -30,12 +29,6 @@ class ScoreFacts:
     dropped_seeds: dict[str, tuple[int, ...]]
     identical: list[tuple[str, str]]
     missing: dict[str, float]
-
-    @classmethod
-    def of(cls, scores: Scores, plan: Plan) -> ScoreFacts:
-        """From a metric's scores."""
-        rates = {arm: scores.missing_rate(arm) for arm in plan.arms}
-        return cls(scores.metric.name, scores.seeds, scores.dropped_seeds, scores.identical, rates)
 
 
 @dataclass(frozen=True)

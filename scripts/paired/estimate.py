@@ -65,11 +65,6 @@ class Hypothesis:
         """Whether it is about all prompts of the metric."""
         return self.group_kind == "overall"
 
-    @property
-    def is_pair(self) -> bool:
-        """Whether it compares one arm with one other."""
-        return sorted(self.weights.values()) == [-1, 1]
-
 
 @dataclass(frozen=True)
 class Sample:
@@ -178,74 +173,50 @@ def make_groups(scores: Scores, prompts: pd.DataFrame, plan: Plan) -> list[Group
 
 def estimates(scores: Scores, groups: list[Group], plan: Plan) -> Iterator[tuple[Estimate, Sample]]:
     """Every hypothesis of a metric, contrast by contrast: what describes its data, and the data."""
-    rates = {arm: scores.missing_rate(arm) for arm in plan.arms}
+    binary = scores.metric.kind == "binary"
     for contrast, weights in plan.contrasts.items():
         differences = scores.differences(weights)
         sides = scores.side(weights, 1), scores.side(weights, -1)
+        pair = binary and scores.n_samples == 1 and sorted(weights.values()) == [-1, 1]
         for group in groups:
             hypothesis = Hypothesis(scores.metric, contrast, weights, group.kind, group.name, group.tested)
-            if hypothesis.overall:
-                sample, (first, second) = _sample(scores, hypothesis, group, differences), sides
-            else:
-                sample = _sample(scores, hypothesis, group, differences[:, group.rows])
-                first, second = (side[group.rows] for side in sides)
-            yield _describe(scores, hypothesis, group, rates, sample, first, second), sample
-
-
-def _sample(scores: Scores, hypothesis: Hypothesis, group: Group, differences: np.ndarray) -> Sample:
-    binary = scores.metric.kind == "binary"
-    return Sample(
-        differences=differences,
-        codes=group.codes,
-        category=group.category,
-        binary_pair=binary and scores.n_samples == 1 and hypothesis.is_pair,
-        binary=binary,
-        lattice=scores.lattice,
-    )
+            rows = slice(None) if hypothesis.overall else group.rows
+            sample = Sample(differences[:, rows], group.codes, group.category, pair, binary, scores.lattice)
+            yield _describe(scores, hypothesis, group, sample, *(side[rows] for side in sides)), sample
 
 
 def _describe(
-    scores: Scores,
-    hypothesis: Hypothesis,
-    group: Group,
-    rates: dict[str, float],
-    sample: Sample,
-    first: np.ndarray,
-    second: np.ndarray,
+    scores: Scores, hypothesis: Hypothesis, group: Group, sample: Sample, first: np.ndarray, second: np.ndarray
 ) -> Estimate:
     """first, second: float [n], the two sides."""
     p_wilcoxon = None
     if not sample.binary:
         signed_rank = wilcoxon(sample.differences.mean(axis=0))
         p_wilcoxon = 1.0 if signed_rank is None else signed_rank.p
+    one_seed_pair = sample.binary_pair and scores.n_seeds == 1
     return Estimate(
         hypothesis=hypothesis,
         mean_pos=weighted_mean(first, group.category),
         mean_neg=weighted_mean(second, group.category),
         effects=effect_sizes(first, second),
-        both=int(((first == 1) & (second == 1)).sum()) if sample.binary_pair and scores.n_seeds == 1 else 0,
+        both=int(((first == 1) & (second == 1)).sum()) if one_seed_pair else 0,
         p_wilcoxon=p_wilcoxon,
-        missing=_missing(scores, hypothesis.weights, group, rates),
+        missing=_missing(scores, hypothesis.weights, group),
         seeds=scores.seeds,
         prompts_dropped=len(group.rows) < len(group.design_rows),
         seeds_dropped=bool(scores.dropped_seeds),
     )
 
 
-def _missing(scores: Scores, weights: Weights, group: Group, rates: dict[str, float]) -> Missing:
-    positive, negative = (
-        float(np.mean([rates[arm] for arm, w in weights.items() if w * sign > 0])) for sign in (1, -1)
+def _missing(scores: Scores, weights: Weights, group: Group) -> Missing:
+    plus, minus = (
+        float(np.mean([scores.missing_rates[arm] for arm, w in weights.items() if w * sign > 0])) for sign in (1, -1)
     )
     if scores.complete:
-        return Missing(positive, negative)
+        return Missing(plus, minus)
     design = (group.design_rows, group.design_category)
-    return Missing(
-        positive,
-        negative,
-        any=True,
-        complete_case=complete_case(scores, weights, *design)[0],
-        bounds=missing_bounds(scores, weights, *design),
-    )
+    complete, _ = complete_case(scores, weights, *design)
+    return Missing(plus, minus, True, complete, missing_bounds(scores, weights, *design))
 
 
 def arm_means(scores: Scores, group: Group, plan: Plan) -> Iterator[ArmMean]:

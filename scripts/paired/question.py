@@ -7,7 +7,7 @@ decides nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 
 from .files import ContractError
 
@@ -107,35 +107,26 @@ def read_question(value: dict, *, where: str = "question") -> Question:
     Raises ContractError: a key that is unknown or missing, or a phrase, rule or headline of a contrast that is not
     there.
     """
-    given = dict(_known(Question, value, where))
-    parts = {"rule": Rule, "headline": Headline}
-    for name, kind in parts.items():
+    given = dict(value)
+    for name, kind in (("rule", Rule), ("headline", Headline)):
         if given.get(name) is not None:
             given[name] = _make(kind, given[name], f"{where}, key {name!r}")
     phrases = given.get("phrases", {})
     given["phrases"] = {name: _make(Phrase, one, f"{where}, phrase {name!r}") for name, one in phrases.items()}
-    given["untrained"] = frozenset(given.get("untrained", ()))
-    given["primary"] = tuple(given.get("primary", ()))
-    question = Question(**given)
+    given["untrained"], given["primary"] = frozenset(given.get("untrained", ())), tuple(given.get("primary", ()))
+    question: Question = _make(Question, given, where)
     for name in (*question.primary, *question.phrases):
         if name not in question.contrasts:
             raise ContractError(f"{where}: {name!r} is not one of its contrasts ({', '.join(question.contrasts)})")
     return question
 
 
-def _known(kind: type, value: object, where: str) -> dict:
-    names = [one.name for one in fields(kind)]
-    if not isinstance(value, dict):
-        raise ContractError(f"{where}: expected an object with keys {', '.join(names)}")
-    for name in value:
-        if name not in names:
-            raise ContractError(f"{where}: unknown key {name!r} (known: {', '.join(names)})")
-    return value
-
-
-def _make(kind: type, value: object, where: str):
-    given = _known(kind, value, where)
-    for one in fields(kind):
-        if one.name not in given:
-            raise ContractError(f"{where}: key {one.name!r} is missing")
-    return kind(**given)
+def _make(kind: type, value: dict, where: str):
+    """A record of the values; ContractError that names a key which is unknown or missing."""
+    names = {one.name for one in fields(kind)}
+    required = {one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
+    for name in sorted(set(value) - names):
+        raise ContractError(f"{where}: unknown key {name!r} (known: {', '.join(sorted(names))})")
+    for name in sorted(required - set(value)):
+        raise ContractError(f"{where}: key {name!r} is missing")
+    return kind(**value)

@@ -82,9 +82,10 @@ class Scores:
         means = self.sample_means(arm, worst)
         return means if self.kept.all() else means[:, self.kept]
 
-    def missing_rate(self, arm: str) -> float:
-        """Share of the arm's outputs that are missing for whatever reason."""
-        return float((self.status[arm] != 0).mean())
+    @cached_property
+    def missing_rates(self) -> dict[str, float]:
+        """Arm -> share of its outputs that are missing for whatever reason."""
+        return {arm: float((status != 0).mean()) for arm, status in self.status.items()}
 
     def differences(self, weights: Weights) -> np.ndarray:
         """float [S, kept prompts]: a contrast for every seed and prompt; an arm without seeds counts for each."""

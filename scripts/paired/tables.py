@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,17 +19,19 @@ from .effects import heterogeneity
 from .estimate import ArmMean
 from .families import Claim
 from .files import atomic_path, write_json
+from .scopes import CHECKPOINT, METHOD
 from .scores import NO_SEED, STATUSES, Scores
 from .words import Sentence, difference_test
 
 PROJECTED_PROMPTS = (0.5, 1, 2, 4)
 PROJECTED_SEEDS = (3, 5, 8, 10)
 
+Columns = dict[str, tuple[pa.DataType, Callable[[Any], object]]]  # name -> type, and where a row has the value
+
 TEXT, NUMBER, COUNT = pa.string(), pa.float64(), pa.int64()
 TYPES = {"str": TEXT, "float": NUMBER, "int": COUNT}  # of a record's fields
 
-# Columns of the table contrasts: type, and where the value is found.
-CONTRAST_COLUMNS: dict[str, tuple[pa.DataType, Callable[[Claim], object]]] = {
+CONTRAST_COLUMNS: Columns = {
     "hypothesis_id": (TEXT, lambda c: c.hypothesis.id),
     "metric": (TEXT, lambda c: c.hypothesis.metric.name),
     "kind": (TEXT, lambda c: c.hypothesis.metric.kind),
@@ -121,6 +126,30 @@ def _high(ends: tuple[float, float] | None) -> float | None:
     return None if ends is None else ends[1]
 
 
+VARIANCE_COLUMNS = {
+    **{name: CONTRAST_COLUMNS[name] for name in ("hypothesis_id", "metric", "contrast", "group_kind", "group")},
+    **{name: CONTRAST_COLUMNS[name] for name in ("n_prompts", "n_seeds", "V_prompt", "V_seed", "V_resid")},
+    "sd_prompt": (NUMBER, lambda c: _sd(c, "prompt")),
+    "sd_seed": (NUMBER, lambda c: _sd(c, "seed") if c.finding.inference.seeds else None),
+    "sd_resid": (NUMBER, lambda c: _sd(c, "resid") if c.finding.inference.seeds else None),
+    "share_prompt": (NUMBER, lambda c: _share(c, "prompt")),
+    "share_seed": (NUMBER, lambda c: _share(c, "seed")),
+    "share_resid": (NUMBER, lambda c: _share(c, "resid")),
+}
+
+
+def _sd(claim: Claim, part: str) -> float:
+    """Standard deviation of one part of the design: per prompt, per seed, per cell."""
+    return float(np.sqrt(getattr(claim.finding.inference.design, part)))
+
+
+def _share(claim: Claim, part: str) -> float | None:
+    """Its share of the variance."""
+    design = claim.finding.inference.design
+    total = sum(getattr(design, name) for name in ("prompt", "seed", "resid"))
+    return getattr(design, part) / total if claim.finding.inference.seeds and total > 0 else None
+
+
 @dataclass(frozen=True)
 class SeedEffect:
     """The estimate of one claim for one training seed."""
@@ -133,28 +162,6 @@ class SeedEffect:
     train_seed: int
     estimate: float
     n_prompts: int
-
-
-@dataclass(frozen=True)
-class Variance:
-    """Where the variance of a claim comes from: of the estimate (V), per unit (sd), and each unit's share."""
-
-    hypothesis_id: str
-    metric: str
-    contrast: str
-    group_kind: str
-    group: str
-    n_prompts: int
-    n_seeds: int
-    V_prompt: float | None
-    V_seed: float | None
-    V_resid: float | None
-    sd_prompt: float
-    sd_seed: float | None
-    sd_resid: float | None
-    share_prompt: float | None
-    share_seed: float | None
-    share_resid: float | None
 
 
 @dataclass(frozen=True)
@@ -228,66 +235,28 @@ def missing_outputs(scores: Scores) -> Iterator[MissingOutputs]:
 def seed_effects(claim: Claim) -> Iterator[SeedEffect]:
     """The estimates of a claim, seed by seed."""
     of, inference = claim.hypothesis, claim.finding.inference
-    names = (of.id, of.metric.name, of.contrast, of.group_kind, of.group)
+    names = of.id, of.metric.name, of.contrast, of.group_kind, of.group
     for seed, theta in zip(claim.finding.estimate.seeds or (NO_SEED,), inference.theta, strict=True):
-        yield SeedEffect(*names, train_seed=seed, estimate=theta, n_prompts=inference.n_prompts)
-
-
-def variances(claim: Claim) -> Iterator[Variance]:
-    """The variance of a claim; none where its differences do not vary."""
-    of, inference = claim.hypothesis, claim.finding.inference
-    design, seeds = inference.design, inference.seeds
-    if design is None:
-        return
-    total = design.prompt + design.seed + design.resid
-
-    def share(part: float) -> float | None:
-        return part / total if seeds and total > 0 else None
-
-    yield Variance(
-        hypothesis_id=of.id,
-        metric=of.metric.name,
-        contrast=of.contrast,
-        group_kind=of.group_kind,
-        group=of.group,
-        n_prompts=inference.n_prompts,
-        n_seeds=inference.n_seeds,
-        V_prompt=inference.v_prompt,
-        V_seed=seeds.v_seed if seeds else None,
-        V_resid=seeds.v_resid if seeds else None,
-        sd_prompt=float(np.sqrt(design.prompt)),
-        sd_seed=float(np.sqrt(design.seed)) if seeds else None,
-        sd_resid=float(np.sqrt(design.resid)) if seeds else None,
-        share_prompt=share(design.prompt),
-        share_seed=share(design.seed),
-        share_resid=share(design.resid),
-    )
+        yield SeedEffect(*names, seed, theta, inference.n_prompts)
 
 
 def projections(claim: Claim) -> Iterator[Projection]:
     """What a claim about all prompts would detect in other designs; none where its differences do not vary."""
-    of, inference = claim.hypothesis, claim.finding.inference
-    design, alpha = inference.design, claim.plan.alpha
+    of, inference, alpha = claim.hypothesis, claim.finding.inference, claim.plan.alpha
+    design = inference.design
     if design is None or not of.overall:
         return
     several = sorted({*PROJECTED_SEEDS, inference.n_seeds}) if inference.seeds is not None else [inference.n_seeds]
-    for factor in PROJECTED_PROMPTS:
-        for n_seeds in several:
-            n = max(2, round(factor * inference.n_prompts))
-            components = design.components(n, n_seeds)
-            known = inference.seeds is not None and n_seeds > 1
-            yield Projection(
-                hypothesis_id=of.id,
-                metric=of.metric.name,
-                contrast=of.contrast,
-                n_prompts=n,
-                n_seeds=n_seeds,
-                prompts_factor=factor,
-                V_prompt=components[0][0],
-                V_seed=components[1][0] if known else None,
-                mde_ckpt=design.detectable(n, n_seeds, alpha, "checkpoint"),
-                mde_method=design.detectable(n, n_seeds, alpha, "method") if known else None,
-            )
+    for factor, n_seeds in product(PROJECTED_PROMPTS, several):
+        n = max(2, round(factor * inference.n_prompts))
+        known = inference.seeds is not None and n_seeds > 1
+        yield Projection(
+            *(of.id, of.metric.name, of.contrast, n, n_seeds, factor),
+            V_prompt=design.components(n, n_seeds)[0][0],
+            V_seed=design.components(n, n_seeds)[1][0] if known else None,
+            mde_ckpt=design.detectable(n, n_seeds, alpha, CHECKPOINT),
+            mde_method=design.detectable(n, n_seeds, alpha, METHOD) if known else None,
+        )
 
 
 def category_tests(claims: Sequence[Claim]) -> list[CategoryTest]:
@@ -315,32 +284,31 @@ def make_tables(
     claims: Sequence[Claim], arm_means: Sequence[ArmMean], missing: Sequence[MissingOutputs]
 ) -> dict[str, pa.Table]:
     """Every table of a study by its name. claims: sorted by hypothesis."""
-    columns = {
-        name: pa.array([_clean(value(claim)) for claim in claims], kind)
-        for name, (kind, value) in CONTRAST_COLUMNS.items()
-    }
-    schema = pa.schema([(name, kind) for name, (kind, _) in CONTRAST_COLUMNS.items()])
-
-    def each(rows: Callable[[Claim], Iterable]) -> list:
-        return [row for claim in claims for row in rows(claim)]
-
+    varying = [claim for claim in claims if claim.finding.inference.design is not None]
+    effects = [row for claim in claims for row in seed_effects(claim)]
+    projected = [row for claim in claims for row in projections(claim)]
     return {
-        "contrasts": pa.Table.from_arrays(list(columns.values()), schema=schema),
-        "arm_means": _table(ArmMean, arm_means, "metric", "group_kind", "group", "arm", "level", "train_seed"),
-        "seed_effects": _table(SeedEffect, each(seed_effects), "hypothesis_id", "train_seed"),
-        "variance": _table(Variance, each(variances), "hypothesis_id"),
-        "projection": _table(Projection, each(projections), "hypothesis_id", "n_prompts", "n_seeds"),
-        "heterogeneity": _table(CategoryTest, category_tests(claims), "metric", "contrast"),
-        "missing": _table(MissingOutputs, missing, "metric", "arm", "train_seed"),
+        "contrasts": _table(CONTRAST_COLUMNS, claims),
+        "arm_means": _records(ArmMean, arm_means, "metric", "group_kind", "group", "arm", "level", "train_seed"),
+        "seed_effects": _records(SeedEffect, effects, "hypothesis_id", "train_seed"),
+        "variance": _table(VARIANCE_COLUMNS, varying),
+        "projection": _records(Projection, projected, "hypothesis_id", "n_prompts", "n_seeds"),
+        "heterogeneity": _records(CategoryTest, category_tests(claims), "metric", "contrast"),
+        "missing": _records(MissingOutputs, missing, "metric", "arm", "train_seed"),
     }
 
 
-def _table(record: type, rows: Sequence, *by: str) -> pa.Table:
+def _table(columns: Columns, rows: Sequence) -> pa.Table:
+    """One row for each of `rows`."""
+    arrays = [pa.array([_clean(value(row)) for row in rows], kind) for kind, value in columns.values()]
+    return pa.Table.from_arrays(arrays, schema=pa.schema([(name, kind) for name, (kind, _) in columns.items()]))
+
+
+def _records(record: type, rows: Sequence, *by: str) -> pa.Table:
     """Records of one type as a table whose columns are its fields, sorted."""
-    rows = sorted(rows, key=lambda row: tuple((value is not None, value) for value in (getattr(row, n) for n in by)))
-    schema = pa.schema([(one.name, TYPES[str(one.type).removesuffix(" | None")]) for one in dataclasses.fields(record)])
-    arrays = [pa.array([_clean(getattr(row, field.name)) for row in rows], field.type) for field in schema]
-    return pa.Table.from_arrays(arrays, schema=schema)
+    rows = sorted(rows, key=lambda row: tuple((value is not None, value) for value in attrgetter(*by)(row)))
+    kinds = {one.name: TYPES[str(one.type).removesuffix(" | None")] for one in dataclasses.fields(record)}
+    return _table({name: (kind, attrgetter(name)) for name, kind in kinds.items()}, rows)
 
 
 def _clean(value: object) -> object:

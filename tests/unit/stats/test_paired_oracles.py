@@ -498,8 +498,8 @@ def test_missing(case, tmp_path):
         "estimate_complete_case": estimate,
         "n_complete_case": n_complete,
         "bounds": list(ends) if ends != (None, None) else None,
-        "missing_rate_a": scores.missing_rate("a"),
-        "missing_rate_b": scores.missing_rate("b"),
+        "missing_rate_a": scores.missing_rates["a"],
+        "missing_rate_b": scores.missing_rates["b"],
     }
     check(case["expected"], found, case["tolerance"], case["id"])
 
