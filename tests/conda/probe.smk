@@ -1,7 +1,12 @@
 """One job in each environment of the workflow, behind its guard: what does a rule's program see?"""
 
+import os
+import sys
 
-include: "../../rules/guard.smk"
+sys.path.insert(0, "scripts")
+from study.environment import clean
+
+clean(os.environ)
 
 
 rule all:
