@@ -8,8 +8,8 @@ Generations: prompt_id, sample_idx, text, n_tokens, status. Pair log-probabiliti
 pair_id, chosen_logp, chosen_tokens, rejected_logp, rejected_tokens.
 
 Each output has one row for each (prompt, sample), sorted: arm, train_seed, prompt_id, sample_idx, value, status,
-gen_sha256. A generation that is empty, or was cut before it ended, is the model's failure: its value is null and its
-status says why; the statistics count it at the worst bound. Equal inputs give equal bytes.
+gen_sha256. A generation that was cut before it ended has failed: its value is 0 and its status `truncated`. An empty
+one has no value and the status `empty`; the statistics count it at the worst bound. Equal inputs give equal bytes.
 """
 
 from __future__ import annotations
@@ -56,16 +56,15 @@ def main() -> None:
         write_scores(target, run, rows)
 
     statuses = Counter(row[3] for row in passed)
-    truncated = sum(generation["status"] == "truncated" for generation in generations)
     rate = sum(row[2] or 0.0 for row in passed) / len(passed)
     accuracy = sum(row[2] for row in preferred) / len(preferred)
-    job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({truncated} never ended)")
+    job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({statuses['truncated']} never ended)")
     job.say(f"preference accuracy {accuracy:.3f} of {len(pairs)} pairs")
     job.finish(
         pass_rate=rate,
         preference_accuracy=accuracy,
         statuses=dict(statuses),
-        truncated=truncated,
+        truncated=statuses["truncated"],
     )
 
 
@@ -139,13 +138,15 @@ def grade(prompt: dict, generation: dict) -> tuple[float | None, str, str]:
     """(value, status, gen_sha256) of one generation: 1.0 if it follows every instruction of its prompt, else 0.0.
 
     An answer that ran into the token limit has failed: it could pass ("no commas") by never being finished. That is an
-    outcome, seen in full (a model that repeats itself for ever), not a missing one; so its status is ok.
+    outcome, seen in full (a model that repeats itself for ever), so it has a value and is not missing.
     """
     text = generation["text"] or ""
     if generation["status"] == "truncated":
-        return 0.0, "ok", sha256_bytes(text.encode("utf-8"))
-    status = generation["status"] if text.strip() else "empty"
-    value = float(follows(prompt, text)) if status == "ok" else None
+        value, status = 0.0, "truncated"
+    elif generation["status"] == "empty" or not text.strip():
+        value, status = None, "empty"
+    else:
+        value, status = float(follows(prompt, text)), "ok"
     return value, status, sha256_bytes(text.encode("utf-8"))
 
 

@@ -97,7 +97,7 @@ def statistics(tables: dict, decision: dict, variants: list[str]) -> dict[str, o
         "heterogeneity": tables["heterogeneity"].to_dict("records"),
         "arm_means": arm_rows(tables["arm_means"], metrics),
         "projection": tables["projection"].query("metric == @primary and contrast == 'C1'").to_dict("records"),
-        "missing": tables["missing"].to_dict("records"),
+        "missing": tables["missing"].eval("n_missing = n_outputs * rate_missing").to_dict("records"),
     }
 
 

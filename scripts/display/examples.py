@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -49,8 +50,8 @@ def first_samples(path: str):
 
 
 def mark(score) -> str:
-    """pass, fail, or why there is no grade (an empty answer counts as failed)."""
-    if score["status"] != "ok":
+    """pass, fail (also an answer that never ended), or why there is no grade (an empty answer counts as failed)."""
+    if math.isnan(score["value"]):
         return score["status"].replace("_", " ")
     return "pass" if score["value"] == 1 else "fail"
 

@@ -1,7 +1,8 @@
 """Score tables on disk: DIR/metric=<name>/part-*.parquet, read into dense arrays, every rule of the contract checked.
 
 One row for each (arm, train_seed, prompt_id, sample_idx) of the design, missing outputs included (a null value and a
-status); columns: SCORE_COLUMNS, types in docs/statistics.md, section 2.
+status); columns: SCORE_COLUMNS, types in docs/statistics.md, section 2. A truncated output may have a value: its
+outcome was seen in full, so it is counted as truncated and is not missing.
 """
 
 from __future__ import annotations
@@ -198,15 +199,17 @@ class _Cells:
 
         ok = statuses == 0
         fail(ok & ~np.isfinite(values), "{} with status ok; a missing output needs another status")
-        fail(~ok & present, "{} with a status that is not ok; it must be null")
+        seen = ok | ((statuses == STATUSES.index("truncated")) & np.isfinite(values))
+        fail(~seen & present, "{} with a status that is not ok; it must be null")
         if self.metric.kind == "binary":
-            fail(ok & (values != 0) & (values != 1), "{} in a binary metric, must be 0 or 1")
+            fail(seen & (values != 0) & (values != 1), "{} in a binary metric, must be 0 or 1")
         if self.metric.bounds:
             low, high = self.metric.bounds
-            fail(ok & ((values < low) | (values > high)), f"{{}} outside the bounds [{low:g}, {high:g}]")
+            fail(seen & ((values < low) | (values > high)), f"{{}} outside the bounds [{low:g}, {high:g}]")
         if self.metric.kind == "ordinal" and self.metric.step:
             steps = values / self.metric.step
-            fail(ok & (np.abs(steps - np.rint(steps)) > 1e-9), f"{{}} is no multiple of the step {self.metric.step:g}")
+            off = np.abs(steps - np.rint(steps)) > 1e-9
+            fail(seen & off, f"{{}} is no multiple of the step {self.metric.step:g}")
         hashes = self._output_hashes(path, batch)
         for code, arm in enumerate(self.plan.arms):
             rows = np.flatnonzero(arms == code)

@@ -47,10 +47,14 @@ class Scores:
         """The seeds along the first axis of an arm's arrays; (-1,) for an arm without training."""
         return (NO_SEED,) if arm in self.untrained else self.seeds
 
+    def missing(self, arm: str) -> np.ndarray:
+        """bool [S_a, N, K]: outputs without a value."""
+        return np.isnan(self.cells[arm])
+
     @cached_property
     def complete(self) -> bool:
         """Whether no output is missing."""
-        return not any(status.any() for status in self.status.values())
+        return not any(self.missing(arm).any() for arm in self.cells)
 
     @cached_property
     def kept(self) -> np.ndarray:
@@ -63,8 +67,8 @@ class Scores:
         if not self.complete:
             dropping = INFRA_FAILURES if self.metric.bounds else INFRA_FAILURES + MODEL_FAILURES
             codes = [STATUSES.index(name) for name in dropping]
-            for status in self.status.values():
-                kept &= ~np.isin(status, codes).any(axis=(0, 2))
+            for arm, status in self.status.items():
+                kept &= ~(np.isin(status, codes) & self.missing(arm)).any(axis=(0, 2))
         return kept
 
     def sample_means(self, arm: str, fill: float | None = None) -> np.ndarray:
@@ -85,7 +89,7 @@ class Scores:
     @cached_property
     def missing_rates(self) -> dict[str, float]:
         """Arm -> share of its outputs that are missing for whatever reason."""
-        return {arm: float((status != 0).mean()) for arm, status in self.status.items()}
+        return {arm: float(self.missing(arm).mean()) for arm in self.cells}
 
     def differences(self, weights: Weights) -> np.ndarray:
         """float [S, kept prompts]: a contrast for every seed and prompt; an arm without seeds counts for each."""
@@ -132,10 +136,10 @@ def missing_bounds(
 def complete_case(
     scores: Scores, weights: Weights, rows: np.ndarray, category: np.ndarray | None = None
 ) -> tuple[float | None, int]:
-    """(estimate, prompts) over the prompts whose every output of the contrast's arms is ok; see `missing_bounds`."""
+    """(estimate, prompts) over the prompts with no missing output in the contrast's arms; see `missing_bounds`."""
     complete = np.ones(len(rows), dtype=bool)
     for arm in weights:
-        complete &= (scores.status[arm][:, rows] == 0).all(axis=(0, 2))
+        complete &= ~scores.missing(arm)[:, rows].any(axis=(0, 2))
     if not complete.any():
         return None, 0
     rows = rows[complete]

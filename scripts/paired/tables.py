@@ -218,7 +218,7 @@ class MissingOutputs:
 def missing_outputs(scores: Scores) -> Iterator[MissingOutputs]:
     """Counts of every arm and seed."""
     for arm, status in scores.status.items():
-        for seed, own in zip(scores.seeds_of(arm), status, strict=True):
+        for seed, own, missing in zip(scores.seeds_of(arm), status, scores.missing(arm), strict=True):
             counts = np.bincount(own.reshape(-1), minlength=len(STATUSES)).tolist()
             yield MissingOutputs(
                 metric=scores.metric.name,
@@ -226,7 +226,7 @@ def missing_outputs(scores: Scores) -> Iterator[MissingOutputs]:
                 train_seed=seed,
                 n_outputs=own.size,
                 **dict(zip(STATUSES, counts, strict=True)),
-                rate_missing=float(1 - counts[0] / own.size),
+                rate_missing=float(missing.mean()),
                 n_prompts=len(scores.prompts),
                 n_prompts_dropped=int((~scores.kept).sum()),
             )

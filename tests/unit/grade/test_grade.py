@@ -233,10 +233,10 @@ def test_an_unfinished_answer_fails_and_an_empty_one_is_missing(study):
         ("p1", 0): (1.0, "ok"),
         ("p1", 1): (None, "empty"),
         ("p2", 0): (None, "empty"),
-        ("p2", 1): (0.0, "ok"),
+        ("p2", 1): (0.0, "truncated"),
     }
     facts = read_json(study.folder / "out" / "manifest.json")["facts"]
-    assert facts["statuses"] == {"ok": 2, "empty": 2}
+    assert facts["statuses"] == {"ok": 1, "empty": 2, "truncated": 1}
     assert facts["truncated"] == 1
     assert math.isclose(facts["pass_rate"], 0.25)
 

@@ -247,6 +247,27 @@ def test_a_model_that_answers_nothing_does_not_gain(copy, monkeypatch):
     assert missing.loc[("pass_rate", "sft_dpo", 2), "empty"] == 3
 
 
+def test_a_truncated_answer_with_a_value_is_counted_and_not_missing(copy, monkeypatch):
+    """What grade writes of an answer that never ended: nothing changes but the count."""
+    before = run(monkeypatch, copy, output="before")
+
+    def cut(rows):
+        for row in rows:
+            if row["arm"] == "sft_dpo" and row["value"] == 0:
+                row["status"] = "truncated"
+        return rows
+
+    rewrite(copy, "pass_rate", cut)
+    assert run(monkeypatch, copy, output="after") == before
+    for table in ("contrasts", "arm_means", "seed_effects", "projection", "heterogeneity"):
+        assert (copy / f"after/{table}.csv").read_bytes() == (copy / f"before/{table}.csv").read_bytes()
+    missing = pd.read_parquet(copy / "after/missing.parquet").set_index(["metric", "arm", "train_seed"])
+    own, other = missing.loc[("pass_rate", "sft_dpo", 1)], missing.loc[("pass_rate", "sft", 1)]
+    assert own["truncated"] > 0
+    assert own["ok"] + own["truncated"] == own["n_outputs"]
+    assert (own["rate_missing"], own["n_prompts_dropped"], other["truncated"]) == (0, 0, 0)
+
+
 def test_arms_with_the_same_outputs_make_the_study_invalid(copy, monkeypatch):
     def same(rows):
         for row in rows:
