@@ -25,8 +25,8 @@ from arms.job.program import JobParser
 
 ROOT = Path(__file__).resolve().parents[1]
 WORKFLOW = (
-    "rules/*.smk", "scripts/**/*.py", "scripts/**/*.json", "scripts/*.j2", "tools/**/*.py", "envs/*.yaml",
-    "config/schema.yaml", "config/README.md", "config/captions/*", "profiles/default/config.yaml",
+    "rules/*.smk", "scripts/**/*.py", "scripts/**/*.json", "scripts/**/*.toml", "scripts/*.j2", "tools/**/*.py",
+    "envs/*.yaml", "config/schema.yaml", "config/README.md", "config/captions/*", "profiles/default/config.yaml",
     "pyproject.toml", "uv.lock", "Makefile", "README.md", "LICENSE",
 )  # fmt: skip
 LARGEST = 10_000_000  # bytes of a file that is copied
