@@ -105,7 +105,8 @@ def load(config: dict, schema: str | Path, *, where: str = "the configuration", 
     """
     rules = yaml.safe_load(Path(schema).read_text(encoding="utf-8"))
     try:
-        asked = config.get("dpo") if isinstance(config.get("dpo"), dict) else {}
+        recipe = config.get("dpo")
+        asked = recipe if isinstance(recipe, dict) else {}
         if any(value == [] for value in asked.values()):
             raise ConfigError("dpo: an empty list stands for no recipe; give it a value")
         checked = {

@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from typing import IO
 
 from arms.job.files import TELL, UserError
 
@@ -60,8 +61,13 @@ def launch(count: int, threads: int) -> int:
         "OMP_NUM_THREADS": str(threads),
     }
     running: list[subprocess.Popen] = []
-    signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in running])
-    errors = [None, *(tempfile.TemporaryFile() for _ in range(1, count))]  # noqa: SIM115
+
+    def stop(*_: object) -> None:
+        for process in running:
+            process.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    errors: list[IO[bytes] | None] = [None, *(tempfile.TemporaryFile() for _ in range(1, count))]  # noqa: SIM115
     for rank, error in enumerate(errors):
         running.append(
             subprocess.Popen(
@@ -72,7 +78,8 @@ def launch(count: int, threads: int) -> int:
                 stderr=error,
             )
         )
-    message, codes = "", [None]
+    message = ""
+    codes: list[int | None] = [None]
     while not message and None in codes and not any(codes):
         if select.select([told], [], [], 0.1)[0]:
             message = os.read(told, 2**16).decode().split("\0")[0]
@@ -87,9 +94,9 @@ def launch(count: int, threads: int) -> int:
     if code < 0:  # a signal, as bash reports it
         code = 128 - code
     if code and code != 128 + signal.SIGTERM:
-        if errors[rank]:
-            errors[rank].seek(0)
-            print(errors[rank].read()[-4000:].decode(errors="replace"), file=sys.stderr)
+        if error := errors[rank]:
+            error.seek(0)
+            print(error.read()[-4000:].decode(errors="replace"), file=sys.stderr)
         print(f"error: process {rank} of {count} ended with exit code {code}, and so do the others", file=sys.stderr)
     return code
 

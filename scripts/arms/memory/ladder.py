@@ -75,7 +75,7 @@ class Rung:
         self.max_length = longest_row(paths, asked["max_length"])
         found = read_json(paths[0]) if paths else asked[stage]
         self.micro_batch_size = found["micro_batch_size"]
-        self.key = found["key"] if paths else None
+        self.key: str = found["key"] if paths else ""
         if paths and is_known(self.used(), recorded(Path(paths[0]).parent, self.key)):
             raise UserError(
                 f"{self.record()}: micro-batches of {self.micro_batch_size} with rows of up to {self.max_length} "

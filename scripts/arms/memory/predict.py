@@ -22,10 +22,9 @@ scored; a pair with a real prompt needs less. Generation goes on from a longest 
 from __future__ import annotations
 
 import contextlib
-import re
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -189,7 +188,7 @@ def quantised(base: PreTrainedModel, precision: str) -> None:
     def replaced(layer: nn.Module) -> nn.Module:
         shape = layer.weight.shape[::-1] if isinstance(layer, Conv1D) else layer.weight.shape
         kind = Int8 if precision == "int8" else Nf4
-        new = kind.__new__(kind)
+        new: Any = kind.__new__(kind)
         nn.Module.__init__(new)  # bitsandbytes' own would turn the fake weight into a real one
         (new.out_features, new.in_features), new.bias = shape, layer.bias
         if precision == "int8":
@@ -257,7 +256,7 @@ def trainer_of(policy: PeftModel, rows: list[dict], ask: dict, tokenizer: PreTra
 def worst_rows(ask: dict) -> list[dict]:
     """As many rows as a micro-batch has, each as large as tokens.max_length lets any row be."""
     room = ask["max_length"] - 1
-    row = {"id": "longest", "prompt_ids": [5]}
+    row: dict[str, object] = {"id": "longest", "prompt_ids": [5]}
     if ask["stage"] == "sft":
         row["completion_ids"] = [6] * room
     else:
@@ -298,7 +297,7 @@ def fixed_bytes(device: str) -> int:
     layer(torch.ones(64, 64)).sum().backward()
     torch.optim.AdamW(layer.parameters()).step()
     status = Path("/proc/self/status").read_text(encoding="utf-8")
-    return 1024 * int(re.search(r"VmRSS:\s+(\d+)", status)[1])
+    return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
 
 def predict(config: PretrainedConfig, ask: dict, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from arms.job import processes
 from arms.job.files import UserError
@@ -47,6 +47,9 @@ class Resumable:
 
     checkpoints: Checkpoints
     curves: Curves
+    model: Any  # these three are the Trainer's
+    optimizer: Any
+    lr_scheduler: Any
 
     def _save_checkpoint(self, model, trial, metrics=None):
         self.checkpoints.save(self, self.curves)
@@ -100,7 +103,8 @@ def collect(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
     import torch
 
     optimizer = trainer.optimizer.state_dict()
-    kind, numbers, *rest = numpy.random.get_state()
+    generator: Any = numpy.random.get_state()
+    kind, numbers, *rest = generator
     tensors = {
         **{f"parameter/{name}": parameter.detach() for name, parameter in trainable(trainer.model).items()},
         **{

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 
 from arms.job import processes
+
+if TYPE_CHECKING:
+    from transformers import Trainer as Host
+else:
+    Host = object
 
 
 def average_gradients(parameters: Iterable) -> None:
@@ -22,7 +28,7 @@ def average_gradients(parameters: Iterable) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-class DataParallel:
+class DataParallel(Host):
     """Mixin for a Trainer whose loss does not go through the wrapper that accelerate would put around the model."""
 
     def create_accelerator_and_postprocess(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from arms.job import processes
 from arms.job.files import UserError
@@ -41,7 +42,7 @@ class Recipe:
         cls, stage: str, batch_size: int, micro_batch_size: int, max_length: int, gradient_checkpointing: bool
     ) -> Recipe:
         """A recipe whose memory is asked for; what does not decide it has any value."""
-        anything = {"epochs": 1, "learning_rate": 1e-5, "scheduler": "constant", "warmup_ratio": 0.0}
+        anything: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-5, "scheduler": "constant", "warmup_ratio": 0.0}
         anything |= {"weight_decay": 0.0, "max_grad_norm": 1.0}
         anything |= {"beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0} if stage == "dpo" else {}
         return cls(stage, batch_size, micro_batch_size, max_length, gradient_checkpointing, **anything)
