@@ -64,6 +64,7 @@ lint:  ## all linters and the type checker; .pre-commit-config.yaml runs the sam
 	@echo "==> lint"
 	.envs/driver/bin/ruff check .
 	.envs/driver/bin/ruff format --check .
+	.envs/driver/bin/mypy
 	.envs/driver/bin/snakefmt --check Snakefile rules
 	$(SNAKEMAKE) --lint
 	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" .envs/driver/bin/python tools/pin_envs.py --check
