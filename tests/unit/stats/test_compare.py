@@ -22,6 +22,7 @@ from test_paired_oracles import write_prompts, write_scores
 from arms.job.files import UserError
 from paired import freeze
 from paired.tables import CONTRAST_COLUMNS
+from study.digest import module_facts
 
 ROOT = Path(__file__).parents[3]
 PLAN = {
@@ -538,3 +539,17 @@ def test_job_needs_a_manifest(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         compare.main()
     assert "--manifest" in capsys.readouterr().err
+
+
+def test_what_people_see_decides_no_result():
+    """The rule's code, by which its results are made again, holds neither figures nor the reading of logs."""
+    found, waiting = set(), [ROOT / "scripts/compare.py"]
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += module_facts(path)[1]
+    names = {str(path.relative_to(ROOT)) for path in found}
+    assert {"scripts/paired/words.py", "scripts/study/question.py"} <= names
+    assert not {"scripts/paired/logs.py", "scripts/paired/summary.py", "scripts/paired/compare.py"} & names
+    assert not [name for name in names if name.startswith(("tools/", "scripts/display/"))]
