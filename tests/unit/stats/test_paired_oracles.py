@@ -535,7 +535,7 @@ def test_simulated_studies_have_the_p_values_of_whole_studies(tmp_path):
 
 
 def naive_missing(cells, weights, prompts, metric):
-    """The estimates of docs/statistics.md, 1.8, for one contrast, with loops. cells: (arm, seed, prompt) -> [(value, status)]."""
+    """The estimates of docs/statistics.md, 1.8, by loops. cells: (arm, seed, prompt) -> [(value, status)]."""
     arms = {"base", *weights, "sft", "sft_dpo", "dpo_only"}
     low, high = metric.get("bounds") or (None, None)
     worst = low if metric["higher_is_better"] else high
