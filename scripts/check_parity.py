@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-import argparse
 from collections import defaultdict
 
 from arms.job.files import UserError, exit_with_message, read_json, write_json
-from arms.job.manifest import Job, add_job_arguments
+from arms.job.manifest import Job
+from arms.job.program import JobParser
 
 # Alike in every run:
 WORLD = (
@@ -31,10 +31,9 @@ ORDER = ("batch_order_sha256",)  # alike in the two DPO arms of a seed
 
 def main() -> None:
     """Compare, and stop the study at the first difference."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_job_arguments(parser)
-    parser.add_argument("--observed", nargs="+", required=True, help="observed.json of every trained run")
-    parser.add_argument("--parity", required=True, help="output: what was found alike, JSON")
+    parser = JobParser(__doc__)
+    parser.input("observed", nargs="+", help="observed.json of every trained run")
+    parser.output("parity", help="what was found alike, JSON (output)")
     args = parser.parse_args()
     job = Job(args)
 
@@ -53,7 +52,7 @@ def main() -> None:
     steps0 = {f"{run['arm']}-seed{run['seed']}": run["step0"]["loss"] for run in runs.values() if "step0" in run}
     write_json(args.parity, {"alike": alike, "step0_loss": steps0, "runs": len(runs)})
     job.say(f"{len(runs)} runs differ in nothing but arm and seed; step-0 losses {sorted(set(steps0.values()))}")
-    job.finish(inputs={path: path for path in args.observed}, outputs={"parity": args.parity})
+    job.finish()
 
 
 def _require_alike(name: str, fields: tuple[str, ...], paths: list[str], runs: dict) -> dict:

@@ -134,11 +134,6 @@ def size() -> int:
     return int(os.environ["WORLD_SIZE"]) if LISTENER in os.environ else 1
 
 
-def observed() -> dict[str, int]:
-    """What observed.json says: over how many processes a run was spread, if over more than one."""
-    return {"processes": size()} if size() > 1 else {}
-
-
 def gather(value: object) -> list:
     """The `value` of every process, by rank. All processes have to call it; what they send each other is pickled."""
     if size() == 1:

@@ -6,6 +6,9 @@ exit code 143, as bash reports a SIGTERM. Before it has begun there is nothing t
 
 What is saved is a folder of safetensors and JSON, so that reading one runs no code. It is written beside its place,
 then renamed, and checked by sha256 before it is read; one of other settings, inputs, code or versions is never used.
+
+Scoring and generation use `Progress` as it is; training uses its subclass in arms/training/checkpoints.py, which knows
+what of a trainer has to be saved.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from arms.job.manifest import Job
 
 STATE, CARD = "state.json", "checkpoint.json"
+SAY_SECONDS = 10  # between two lines of progress
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,7 +55,7 @@ class Progress:
         self.folder, self.minutes, self.job = Path(folder), minutes, job
         decisive = {"job": job.identity, "inputs": inputs, "processes": processes.size(), **job.versions}
         self.key = sha256_bytes(canonical_json(decisive).encode())
-        self.saved = time.monotonic()
+        self.saved = self.said = time.monotonic()
         self.stopping = False  # SIGTERM came
 
     def latest(self) -> Path | None:
@@ -61,7 +65,7 @@ class Progress:
         """
         found = self._find() if processes.rank() == 0 else None
         signal.signal(signal.SIGTERM, self._stop)
-        self.saved = time.monotonic()
+        self.saved = self.said = time.monotonic()
         found = processes.gather(found)[0]
         if found:
             self.job.say(f"going on from {found}")  # from here on SIGTERM saves
@@ -132,12 +136,18 @@ class Progress:
         self.saved = time.monotonic()
 
     def reached(self, step: int, state: dict, where: str) -> None:
-        """A safe place of a job whose state is JSON values: save if it is time, and stop if SIGTERM came."""
+        """A safe place of a job whose state is JSON values: save if it is time, and stop if SIGTERM came.
+
+        where: how far the job is, in words, which it says about every ten seconds.
+        """
         if self.due():
             with self.saving(step) as folder:
                 write_state(folder, state)
         if self.stopping:
             self.stop(where)
+        if time.monotonic() - self.said > SAY_SECONDS:
+            self.said = time.monotonic()
+            self.job.say(where)
 
     def stop(self, where: str) -> None:
         """End with exit code 143 and one line. Save first: nobody may be left to read the line."""
@@ -146,9 +156,9 @@ class Progress:
         raise SystemExit(128 + signal.SIGTERM)
 
 
-def beside(args: argparse.Namespace, job: Job, inputs: dict[str, str | None]) -> Progress:
+def beside(output: str | Path, minutes: float, job: Job, inputs: dict[str, str | None]) -> Progress:
     """The progress of a job with one output, in a folder beside it: generations.progress for generations.parquet."""
-    return Progress(Path(args.output).with_suffix(".progress"), args.checkpoint_minutes, job, inputs)
+    return Progress(Path(output).with_suffix(".progress"), minutes, job, inputs)
 
 
 def write_state(folder: Path, state: dict) -> None:

@@ -11,7 +11,6 @@ card, say.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 from os.path import commonprefix
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from arms.job.files import UserError, read_json, sha256_file, write_json
 from arms.job.out_of_memory import device, out_of_memory
+from arms.job.program import JobParser
 from study.rungs import TOO_LARGE, is_known, record_name, recorded
 
 if TYPE_CHECKING:
@@ -45,15 +45,15 @@ def worst_batches(rows: list[dict], size: int, forking: bool) -> list[dict]:
     return [longest, *[row for row in dense if row["id"] != longest["id"]][: size - 1], *dense]
 
 
-def add_rung_argument(parser: argparse.ArgumentParser) -> None:
-    """The flag of the programs that train, or tokenise what is trained on."""
-    parser.add_argument(
-        "--rung",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="what fits (rule probe_memory), first for this stage; a further file may shorten the rows",
-    )
+def add_rung_argument(parser: JobParser) -> None:
+    """The flag of the programs that train."""
+    text = "what fits (rule probe_memory), first for this stage; a further file may shorten the rows"
+    parser.input("rung", nargs="+", default=[], key=rung_key, help=text)
+
+
+def rung_key(path: str) -> str:
+    """What manifests and checkpoints call the rung's file."""
+    return f"rung {Path(path).stem}"
 
 
 def longest_row(paths: list[str], asked: int) -> int:
@@ -90,13 +90,9 @@ class Rung:
         """What observed.json says of the rung: what is not as the recipe asked for."""
         return {name: value for name, value in self.used().items() if value != self.asked[name]}
 
-    def inputs(self) -> dict[str, str]:
-        """The files that decided it, for the manifest."""
-        return {f"rung {Path(path).stem}": path for path in self.paths}
-
     def digests(self) -> dict[str, str]:
-        """sha256 of these files: a checkpoint of another rung is of another training."""
-        return {name: sha256_file(path) for name, path in self.inputs().items()}
+        """sha256 of the files that decided it: a checkpoint of another rung is of another training."""
+        return {rung_key(path): sha256_file(path) for path in self.paths}
 
     def record(self) -> Path:
         """The file that says that this rung is too large."""

@@ -143,6 +143,18 @@ def add_to_stack(model: PeftModel, lora: dict, seed: int) -> PeftModel:
     return model
 
 
+def start_of_dpo(base: PreTrainedModel, arm: str | Path | None, settings: dict, seed: int) -> PeftModel:
+    """The policy that DPO starts from: the adapter beside `arm`, checked by `read_arm`, or without one the base.
+
+    settings: lora, and start: "adapter" goes on training that adapter, "fresh" stacks a new one on it.
+    """
+    if arm is None:
+        return new_adapter(base, settings["lora"], seed)
+    if settings["start"] == "fresh":
+        return stack_adapter(base, arm, settings["lora"], seed)
+    return load_adapter(base, arm, trainable=True)
+
+
 def joined_state(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict]:
     """(tensors, adapter_config) of the policy's adapter; a stack becomes one adapter of the sum of both ranks.
 
@@ -189,9 +201,8 @@ def save_adapter(model: PeftModel, arm: str | Path, identity: dict) -> dict:
 
 
 def adapter_files(arm: str | Path) -> dict[str, Path]:
-    """The three files of an adapter, for the manifest: `arm` (arm.json), weights, and PEFT's configuration."""
-    folder = Path(arm).parent
-    return {"adapter": Path(arm), "weights": folder / ADAPTER, "config": folder / CONFIG}
+    """Where the adapter of `arm` (arm.json) lies: its weights, and PEFT's configuration."""
+    return {"weights": Path(arm).with_name(ADAPTER), "config": Path(arm).with_name(CONFIG)}
 
 
 def prepare_training(model: PeftModel, dropout: float, gradient_checkpointing: bool) -> None:

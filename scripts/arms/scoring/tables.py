@@ -8,16 +8,48 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from arms.job.files import UserError, atomic_path, canonical_json
+from arms.job.files import UserError, atomic_path, canonical_json, sha256_file
+from arms.job.out_of_memory import naming_the_cure
+from arms.scoring.logps import pair_batch, pair_logps, takes_forks
+
+if TYPE_CHECKING:
+    from arms.scoring.policy import Policy
 
 KEY = b"sft-vs-dpo"
+COLUMNS = ("chosen_logp", "rejected_logp", "chosen_tokens", "rejected_tokens")
+
+
+def origin_of(card: dict, adapter_sha256: str | None, tokens: str | Path, precision: str) -> dict[str, str | None]:
+    """What a table is made from: the model (`card`: model.json), its adapter (None: the base), and the pairs' ids."""
+    return {
+        "model_sha256": card["sha256"],
+        "adapter_sha256": adapter_sha256,
+        "tokens_sha256": sha256_file(tokens),
+        "precision": precision,
+    }
+
+
+def score(policy: Policy, pairs: list[dict], size: int) -> list[dict]:
+    """Rows of a table for one batch of pairs; `size` is what scoring.batch_size asked for."""
+    import torch
+
+    forking = takes_forks(policy.model)
+    batch = pair_batch(pairs, policy.tokenizer.pad_token_id, forking)
+    with torch.no_grad(), naming_the_cure("scoring.batch_size", size):
+        batch = {name: tensor.to(policy.device) for name, tensor in batch.items()}
+        scores = [values.tolist() for values in pair_logps(policy.model, batch, forking, policy.dtype)]
+    return [
+        {"pair_id": pair["id"], **dict(zip(COLUMNS, values, strict=True))}
+        for pair, *values in zip(pairs, *scores, strict=True)
+    ]
 
 
 def write_table(path: str | Path, rows: list[dict], made_from: dict) -> None:
     """Write rows (pair_id, chosen_logp, chosen_tokens, rejected_logp, rejected_tokens) as parquet.
 
-    made_from: model_sha256, adapter_sha256 (null for the base), tokens_sha256, precision; kept in the file's metadata.
+    made_from: its `origin_of`, kept in the file's metadata.
     """
     import pyarrow
     import pyarrow.parquet
@@ -39,7 +71,7 @@ def write_table(path: str | Path, rows: list[dict], made_from: dict) -> None:
 def read_table(path: str | Path, expected: dict, pair_ids: list[str]) -> dict[str, dict]:
     """The table as pair_id -> row, after checking that it is the reference asked for.
 
-    expected: the made_from that the caller observes itself. pair_ids: the pairs that are going to be trained on.
+    expected: the `origin_of` that the caller observes itself. pair_ids: the pairs that are going to be trained on.
     Raises UserError on another origin, a missing pair or a foreign one.
     """
     import pyarrow.parquet

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from typing import TYPE_CHECKING
 
 from arms.job import processes
 from arms.job.files import UserError, sha256_bytes
-from arms.job.progress import add_checkpoint_arguments
 
 if TYPE_CHECKING:
     from transformers import Trainer
 
     from arms.job.manifest import Job
     from arms.training.checkpoints import Checkpoints
-
-
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that both training programs share."""
-    parser.add_argument("--model", required=True, help="model.json of the base model")
-    parser.add_argument("--adapter", required=True, help="output: arm.json; the adapter goes beside it")
-    parser.add_argument("--curves", required=True, help="output: one row an optimiser step")
-    parser.add_argument("--speed", required=True, help="output: tokens and seconds of each step")
-    parser.add_argument("--observed", required=True, help="output: what training really used")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of all processes together")
-    parser.add_argument("--checkpoints", required=True, metavar="DIR", help="where checkpoints lie")
-    add_checkpoint_arguments(parser)
-    parser.add_argument("--processes", type=int, default=1, help="processes that share a step's work, one for each GPU")
 
 
 def train(trainer: Trainer, job: Job, checkpoints: Checkpoints, shown: list[str]) -> None:

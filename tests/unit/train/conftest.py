@@ -86,7 +86,7 @@ class Study:
             "model/model.json",
             "--tokens",
             "pairs.parquet",
-            "--output",
+            "--table",
             output,
             *flags,
         )
@@ -103,8 +103,10 @@ class Study:
 
 def training_flags(output: str) -> list[str]:
     """The flags of a training program that puts everything into one folder."""
-    flags = ["--model", "model/model.json", "--adapter", f"{output}/arm.json", "--curves", f"{output}/curves.parquet"]
-    flags += ["--speed", f"{output}/speed.parquet", "--observed", f"{output}/observed.json"]
+    flags = ["--model", "model/model.json", "--adapter", f"{output}/arm.json"]
+    flags += ["--weights", f"{output}/adapter_model.safetensors", "--config", f"{output}/adapter_config.json"]
+    flags += ["--curves", f"{output}/curves.parquet", "--speed", f"{output}/speed.parquet"]
+    flags += ["--observed", f"{output}/observed.json"]
     return [*flags, "--checkpoints", f"{output}/checkpoints"]
 
 

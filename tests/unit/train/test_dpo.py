@@ -168,7 +168,7 @@ def test_threads_and_cpu_instructions(study, arms):
     message = study.run(
         "score_pairs",
         {**SCORING, "cpu_instructions": "portable"},
-        *("--model", "model/model.json", "--tokens", "pairs.parquet", "--output", "never.parquet"),
+        *("--model", "model/model.json", "--tokens", "pairs.parquet", "--table", "never.parquet"),
         fails=True,
     )
     assert "was not started with" in message

@@ -144,7 +144,7 @@ def tokenize(study, rows, settings=TOKENS, fails=False):
     """Run our tokeniser on pairs: (token rows, audit), or the message if it `fails`."""
     rows = [{"id": f"r{i}", "category": "a", **row} for i, row in enumerate(rows)]
     (study.folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    flags = ["--data", "rows.jsonl", "--kind", "pairs", "--output", "rows.parquet", "--audit", "rows.json"]
+    flags = ["--data", "rows.jsonl", "--kind", "pairs", "--tokens", "rows.parquet", "--audit", "rows.json"]
     message = study.run("tokenize_data", settings, "--model", "model/model.json", *flags, fails=fails)
     return message if fails else (read_tokens(study.folder / "rows.parquet"), study.read("rows.json"))
 
@@ -451,7 +451,7 @@ class TestBos:
         name, study = family
         tokenizer = load_tokenizer(card(study))
         settings = {**TOKENS, "template": "Q: {prompt}\nA:"} if name == "gpt2" else TOKENS
-        flags = ["--data", "data.jsonl", "--kind", "prompts", "--output", "prompts.parquet", "--audit", "prompts.json"]
+        flags = ["--data", "data.jsonl", "--kind", "prompts", "--tokens", "prompts.parquet", "--audit", "prompts.json"]
         study.run("tokenize_data", settings, "--model", "model/model.json", *flags)
         sft, pairs, prompts = (read_tokens(study.folder / f"{kind}.parquet") for kind in ("sft", "pairs", "prompts"))
         for rows in (pairs, prompts):
