@@ -111,8 +111,8 @@ def prompts(study) -> None:
 def flags_of(output: str, tokens: str, *more: object) -> list:
     """The flags of a generation or scoring program."""
     flags = ["--model", "model/model.json", "--adapter", "sft/arm.json", "--tokens", tokens]
-    rule = "generations" if "prompts" in tokens else "table"
-    return [*flags, f"--{rule}", f"{output}.parquet", *more]
+    output_flag = "--generations" if tokens == "prompts.parquet" else "--table"
+    return [*flags, output_flag, f"{output}.parquet", *more]
 
 
 def wait_for_checkpoints(running: subprocess.Popen, folder: Path, count: int) -> None:

@@ -184,7 +184,8 @@ def score(study, rule, size, **options):
     """Score or generate with batches of `size`."""
     generation = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0, "samples": 40, "batch_size": size, "seed": 5}
     asked = {**TORCH, "batch_size": size} if rule == "score_pairs" else {**TORCH, "generation": generation}
-    flags = ["--model", "model/model.json", "--tokens", "pairs.parquet", "--output", f"{rule}.parquet"]
+    output = "--table" if rule == "score_pairs" else "--generations"
+    flags = ["--model", "model/model.json", "--tokens", "pairs.parquet", output, f"{rule}.parquet"]
     return study.run(rule, asked, *flags, **options)
 
 

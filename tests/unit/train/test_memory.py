@@ -109,16 +109,17 @@ def measured(folder: Path, size, stage, precision, length, rows, passes, checkpo
     shared = {**TORCH, "precision": precision}
     if stage == "generate":
         generation = {"max_new_tokens": NEW_TOKENS, "batch_size": rows, "samples": 1, "temperature": 0.0, "seed": 0}
-        return {stage: peak(folder, stage, {**shared, "generation": generation}, *files, "--output", "a.parquet")}
+        return {stage: peak(folder, stage, {**shared, "generation": generation}, *files, "--generations", "a.parquet")}
     found = {}
     if stage == "dpo":
         scoring = {**shared, "batch_size": rows}
-        found["score_pairs"] = peak(folder, "score_pairs", scoring, *files, "--output", "table.parquet")
+        found["score_pairs"] = peak(folder, "score_pairs", scoring, *files, "--table", "table.parquet")
         files += ["--reference", "table.parquet"]
     recipe = {**RECIPE, "batch_size": rows * passes, "micro_batch_size": rows, "gradient_checkpointing": checkpointing}
     loss = {"beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0} if stage == "dpo" else {}
     settings = {**shared, "max_length": length, "lora": WIDE, stage: {**recipe, **loss}}
-    outputs = {"adapter": "arm.json", "curves": "c.parquet", "speed": "s.parquet", "observed": "o.json"}
+    outputs = {"adapter": "arm.json", "weights": "adapter_model.safetensors", "config": "adapter_config.json"}
+    outputs |= {"curves": "c.parquet", "speed": "s.parquet", "observed": "o.json"}
     files += [text for name, file in outputs.items() for text in (f"--{name}", file)]
     wildcards = {"arm": "dpo_only", "seed": "1"}
     found[stage] = peak(folder, f"train_{stage}", settings, *files, "--checkpoints", "checkpoints", **wildcards)
