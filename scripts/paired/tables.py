@@ -226,7 +226,7 @@ def missing_outputs(scores: Scores) -> Iterator[MissingOutputs]:
                 train_seed=seed,
                 n_outputs=own.size,
                 **dict(zip(STATUSES, counts, strict=True)),
-                rate_missing=float(missing.mean()),
+                rate_missing=float(1 - (~missing).sum() / own.size),
                 n_prompts=len(scores.prompts),
                 n_prompts_dropped=int((~scores.kept).sum()),
             )
