@@ -23,7 +23,7 @@ def main() -> None:
     from standin_model import MODELS, write_small_files
     from transformers import AutoConfig, AutoTokenizer
 
-    from arms.memory.predict import CUDA_FIXED, needed, predict
+    from arms.memory.predict import CUDA_FIXED, Ask, needed, predict
 
     print("| model | base | " + " | ".join(f"{length} tokens" for length in LENGTHS) + " |")
     print("|---" * (2 + len(LENGTHS)) + "|")
@@ -34,8 +34,9 @@ def main() -> None:
         for precision in ("nf4", "int8", "bf16"):
             cells = []
             for length in LENGTHS:
-                ask = {"stage": "dpo", "precision": precision, "lora": LORA, "start": "adapter", "device": "cuda"}
-                ask |= {"max_length": length, "rows": 1, "accumulates": True, "gradient_checkpointing": True}
+                what = {"stage": "dpo", "precision": precision, "lora": LORA, "start": "adapter", "device": "cuda"}
+                what |= {"accumulates": True, "gradient_checkpointing": True}
+                ask = Ask(**what, max_length=length, rows=1)
                 size = needed({**predict(config, ask, tokenizer), "fixed": CUDA_FIXED}) / 10**9
                 card = next((f"{card}" for card in CARDS if size <= card), "none")
                 cells.append(f"{size:.1f} ({card})")

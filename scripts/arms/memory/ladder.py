@@ -12,7 +12,6 @@ card, say.
 from __future__ import annotations
 
 import contextlib
-from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,25 +23,6 @@ from study.rungs import TOO_LARGE, is_known, record_name, recorded
 if TYPE_CHECKING:
     from arms.job.manifest import Job
     from arms.training.curves import Curves
-
-
-def worst_batches(rows: list[dict], size: int, forking: bool) -> list[dict]:
-    """Rows of the micro-batches that need the most memory among all that shuffling can make of `rows`.
-
-    Memory follows the padded batch (its longest row) and the completion tokens, whose logits are the widest tensors.
-    So: the longest row with those of the most completion tokens, and these alone. Returns 2 * size rows.
-    """
-
-    def extent(row: dict) -> tuple[int, int]:
-        sides = [row[name] for name in ("completion_ids", "chosen_ids", "rejected_ids") if name in row]
-        scored, longest = sum(map(len, sides)), max(map(len, sides))
-        if forking and len(sides) == 2:  # a pair is one row, and what both sides begin with is in it once
-            longest = scored = scored - len(commonprefix(sides))
-        return len(row["prompt_ids"]) + longest, scored
-
-    dense = sorted(rows, key=lambda row: extent(row)[1], reverse=True)[:size]
-    longest = max(rows, key=extent)
-    return [longest, *[row for row in dense if row["id"] != longest["id"]][: size - 1], *dense]
 
 
 def add_rung_argument(parser: JobParser) -> None:

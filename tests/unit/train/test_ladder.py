@@ -11,7 +11,7 @@ from conftest import DPO, LORA, RECIPE, SFT, TOKENS, TORCH, WORDS, Study, traini
 from watched import watched
 
 from arms.job.out_of_memory import is_out_of_memory
-from arms.memory.ladder import worst_batches
+from arms.memory.probe import worst_batches
 from study.rungs import is_known, memory_key, rungs
 
 WIDE = {"source": "random", "family": "llama", "hidden_size": 64, "layers": 2, "heads": 4, "kv_heads": 2}

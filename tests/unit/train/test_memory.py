@@ -6,19 +6,20 @@
 import json
 import math
 import os
-import re
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas
 import pytest
-from conftest import LORA, RECIPE, ROOT, TORCH
+from conftest import LORA, RECIPE, ROOT
 
 sys.path.insert(0, str(ROOT / "tests"))
 from standin_model import MODELS, layers, write_card, write_small_files, write_standin
+from watched import watched
+
+from study.instructions import INSTRUCTIONS
 
 # Without these glibc keeps what was freed, and the peak depends on its luck: RSS was up to twice what tensors need.
 MALLOC = {"MALLOC_MMAP_THRESHOLD_": "262144", "MALLOC_ARENA_MAX": "1"}
@@ -80,21 +81,11 @@ def run(folder: Path, rule: str, settings: dict, *flags: object, **wildcards: st
 
 
 def peak(folder: Path, rule: str, settings: dict, *flags: object, **wildcards: str) -> int:
-    """Peak resident bytes of a program: VmHWM, read until it ends.
-
-    Not ru_maxrss: Linux hands a child the peak of the process that started it, here one with torch and models.
-    """
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            command(rule, settings, flags, wildcards), cwd=folder, env={**os.environ, **MALLOC}, stdout=log, stderr=log
-        )
-        found = 0
-        while process.poll() is None:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            found = max(found, *map(int, re.findall(r"VmHWM:\s+(\d+)", status)), 0)
-            time.sleep(0.05)
-    assert process.returncode == 0, (folder / "log").read_text()
-    return 1024 * found
+    """Peak resident bytes of a program."""
+    environment = {**os.environ, **MALLOC, **INSTRUCTIONS[settings["cpu_instructions"]]}
+    done, most = watched(command(rule, settings, flags, wildcards), "VmHWM", cwd=folder, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return most
 
 
 def measured(folder: Path, size, stage, precision, length, rows, passes, checkpointing) -> dict[str, int]:
@@ -106,7 +97,7 @@ def measured(folder: Path, size, stage, precision, length, rows, passes, checkpo
     count = rows * passes * (2 if passes > 1 or stage == "dpo" else 1)  # DPO refuses a margin that has not moved
     pandas.DataFrame([{"id": f"r{number}", **row} for number in range(count)]).to_parquet(folder / "rows.parquet")
     files = ["--model", f"../{size}/model.json", "--tokens", "rows.parquet"]
-    shared = {**TORCH, "precision": precision}
+    shared = {"cpu_instructions": "portable", "precision": precision}  # buffers of the same size on all processors
     if stage == "generate":
         generation = {"max_new_tokens": NEW_TOKENS, "batch_size": rows, "samples": 1, "temperature": 0.0, "seed": 0}
         return {stage: peak(folder, stage, {**shared, "generation": generation}, *files, "--generations", "a.parquet")}
@@ -130,13 +121,13 @@ def test_the_plan_is_what_the_programs_need(tmp_path):
     """Within 15 % of the peak of real training, scoring and generation."""
     from transformers import AutoConfig, AutoTokenizer
 
-    from arms.memory.predict import predict
+    from arms.memory.predict import Ask, predict
 
     for size in SIZES:
         make_model(tmp_path / size, size)
     settings = {"precision": "fp32", "max_length": 8, "lora": LORA, "start": "adapter", "device": "cpu"}
     settings |= {"gpu_memory_gb": None, "stages": {"score_pairs": {"batch_size": 1}}}
-    done = run(tmp_path, "plan_memory", settings, "--model", "48M/model.json", "--output", "plan.json")
+    done = run(tmp_path, "plan_memory", settings, "--model", "48M/model.json", "--plan", "plan.json")
     assert done.returncode == 0, done.stdout + done.stderr
     fixed = json.loads((tmp_path / "plan.json").read_text())["stages"]["score_pairs"]["parts"]["fixed"]
     with ThreadPoolExecutor(2) as pool:
@@ -147,9 +138,12 @@ def test_the_plan_is_what_the_programs_need(tmp_path):
         config = AutoConfig.from_pretrained(tmp_path / size / "weights")
         tokenizer = AutoTokenizer.from_pretrained(tmp_path / size / "weights")
         for stage, real in found.items():
-            ask = {"stage": stage, "precision": precision, "max_length": length, "start": "adapter", "device": "cpu"}
-            ask |= {"lora": WIDE, "rows": rows, "accumulates": passes > 1, "gradient_checkpointing": checkpointing}
-            parts = predict(config, {**ask, "new_tokens": NEW_TOKENS}, tokenizer)
+            ask = Ask(
+                **{"stage": stage, "precision": precision, "lora": WIDE, "start": "adapter", "device": "cpu"},
+                **{"max_length": length, "rows": rows, "accumulates": passes > 1, "new_tokens": NEW_TOKENS},
+                gradient_checkpointing=checkpointing,
+            )
+            parts = predict(config, ask, tokenizer)
             if stage in ("score_pairs", "generate"):  # these ran without an adapter
                 parts["adapter"] = 0
             planned = fixed + sum(parts.values())
@@ -206,7 +200,7 @@ def test_a_card_that_is_too_small_gets_the_cheapest_cure(tmp_path, cure):
     write_card(tmp_path / "weights", tmp_path / "model.json")
     settings = {"precision": precision, "max_length": length, "lora": LORA, "start": "adapter", "device": "cuda"}
     settings |= {"gpu_memory_gb": limit, "stages": stages}
-    done = run(tmp_path, "plan_memory", settings, "--model", "model.json", "--output", "plan.json")
+    done = run(tmp_path, "plan_memory", settings, "--model", "model.json", "--plan", "plan.json")
     assert done.returncode == 1, done.stdout + done.stderr
     assert done.stderr[done.stderr.index("error: ") :] == f"error: {message}\n"
     assert "TOO LARGE" in done.stdout
@@ -221,13 +215,14 @@ def test_the_weights_of_qwen_by_arithmetic(tmp_path, model, precision):
     from torch._subclasses.fake_tensor import FakeTensorMode
     from transformers import AutoConfig
 
-    from arms.memory.predict import fake_policy, storages
+    from arms.memory.fake import storages
+    from arms.memory.predict import Ask, fake_policy
 
     write_small_files(tmp_path, MODELS[model])
     config = AutoConfig.from_pretrained(tmp_path)
-    ask = {"stage": "sft", "precision": precision, "lora": {**LORA, "rank": 16}, "start": "adapter"}
+    ask = {"stage": "sft", "precision": precision, "lora": {**LORA, "rank": 16}, "start": "adapter", "device": "cuda"}
     with FakeTensorMode():
-        policy = fake_policy(config, {**ask, "gradient_checkpointing": True})
+        policy = fake_policy(config, Ask(**ask, max_length=8, rows=1, gradient_checkpointing=True))
         lora = storages(tensor for name, tensor in policy.named_parameters() if "lora_" in name)
         found = storages([*policy.parameters(), *policy.buffers()]) - lora
     shapes = [shape for part in layers(MODELS[model]) for shape in part.items()]
