@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import importlib.metadata
-import json
 import os
 import platform
 import re
@@ -22,22 +21,6 @@ from study.runs import Run
 SCHEMA = 1  # of manifest.schema.json
 ALLOW_OFF_LOCK = "SFT_VS_DPO_ALLOW_OFF_LOCK"  # set by the workflow for `allow_off_lock: true`; no setting of any job
 PIN = re.compile(r"^\s*- [\"']([A-Za-z0-9._-]+)(?:\[[^\]]*\])?==([^ ;\"']+)")
-
-
-def add_job_arguments(parser: argparse.ArgumentParser) -> None:
-    """The three flags that every program shares; the rule fills them in."""
-    parser.add_argument(
-        "--job",
-        type=json.loads,
-        required=True,
-        metavar="JSON",
-        help='{"rule": name, "wildcards": {...}, "settings": {...}, "code": digest}: what decides the result',
-    )
-    parser.add_argument("--lock", metavar="envs/X.yaml", help="the pins that the versions found are checked against")
-    parser.add_argument("--manifest", required=True, metavar="PATH", help="where the manifest of this job goes")
-    parser.add_argument(
-        "--gates", nargs="*", default=[], metavar="FILE", help="results of checks that had to pass first; only recorded"
-    )
 
 
 def pinned_versions(lock: str | Path) -> dict[str, str]:
@@ -170,9 +153,9 @@ class Job:
 
     Making one checks the versions found against the lock, so a wrong environment stops before any work.
 
-    >>> job = Job(parser.parse_args())            # doctest: +SKIP
-    >>> beta = job.settings["beta"]               # doctest: +SKIP
-    >>> job.finish(inputs={"pairs": args.pairs}, outputs={"table": args.output}, pairs=160)  # doctest: +SKIP
+    >>> job = Job(parser.parse_args())  # doctest: +SKIP
+    >>> beta = job.settings["beta"]  # doctest: +SKIP
+    >>> job.finish(pairs=160)  # doctest: +SKIP
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -182,8 +165,7 @@ class Job:
         self.wildcards = args.job.get("wildcards", {})
         self.path = Path(args.manifest)
         self.lock = args.lock
-        self.gates = getattr(args, "gates", [])
-        self.inputs, self.outputs = getattr(args, "inputs", {}), getattr(args, "outputs", {})
+        self.inputs, self.outputs = args.inputs, args.outputs
         self.label = " ".join(filter(None, [args.job["rule"], *self.wildcards.values()]))
         self.versions, self.off_lock = check_versions(args.lock) if args.lock else ({}, {})
         for name, (pinned, found) in self.off_lock.items():
@@ -199,15 +181,13 @@ class Job:
         except BrokenPipeError:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
-    def finish(self, inputs: dict | None = None, outputs: dict | None = None, **facts: object) -> None:
-        """Hash inputs and outputs and write the manifest: the last thing a program does.
+    def finish(self, **facts: object) -> None:
+        """Hash the files that the program was given and write the manifest: the last thing a program does.
 
         The input `model` or the output `card`, a model.json, gives the checksums of the model. facts: what the program
-        found, JSON values. inputs, outputs: only of programs that do not use JobParser yet.
+        found, JSON values.
         """
-        inputs, outputs = inputs or self.inputs, outputs or self.outputs
-        card = inputs.get("model", outputs.get("card"))
-        gates = {str(path): path for path in self.gates}
+        card = self.inputs.get("model", self.outputs.get("card"))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         write_json(
             self.path,
@@ -216,8 +196,8 @@ class Job:
                 **self.identity,
                 "wildcards": self.wildcards,
                 "seeds": seeds_of({"wildcards": self.wildcards, "settings": self.settings}),
-                "inputs": {name: _file_entry(path) for name, path in {**inputs, **gates}.items() if path},
-                "outputs": {name: _file_entry(path) for name, path in outputs.items() if path},
+                "inputs": {name: _file_entry(path) for name, path in self.inputs.items()},
+                "outputs": {name: _file_entry(path) for name, path in self.outputs.items()},
                 "model": model_checksums(str(card)) if card else None,
                 "facts": facts,
                 "versions": {"python": platform.python_version(), **self.versions},
@@ -239,8 +219,8 @@ def portable(path: str | Path) -> str:
     return os.path.relpath(absolute) if inside else absolute
 
 
-def _file_entry(path: object) -> dict[str, str]:
-    return {"path": portable(str(path)), "sha256": sha256_file(str(path))}
+def _file_entry(path: str) -> dict[str, str]:
+    return {"path": portable(path), "sha256": sha256_file(path)}
 
 
 def read_manifest(path: str | Path) -> dict:
