@@ -19,7 +19,7 @@ from pathlib import Path
 from arms.job.files import UserError, exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
-from arms.model.card import ENGLISH_LIMIT, check_english, describe, require_round_trip
+from arms.model.base_card import ENGLISH_LIMIT, check_english, describe_base, require_round_trip
 from arms.model.sources import from_hub, from_path, from_random, from_wheel
 
 SOURCES = {
@@ -49,7 +49,7 @@ def main() -> None:
     building.mkdir()
     try:
         SOURCES[model["source"]](model, building, args, job)
-        card, facts = describe(model, building)
+        card, facts = describe_base(model, building)
         if model["source"] in ("wheel", "random"):
             require_round_trip(facts)
         if model["source"] == "wheel":

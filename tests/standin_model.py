@@ -107,14 +107,15 @@ def write_sparse(path: Path, shapes: dict[str, list[int]]) -> None:
 
 
 def write_card(folder: Path, card: Path, hash_weights: bool = False) -> None:
-    """model.json for the model in `folder`, by the code of fetch_model; weights are hashed only if asked for."""
+    """model.json for the model in `folder`, by the checks of fetch_model; weights are hashed only if asked for."""
     from arms.job.files import sha256_file, write_json
-    from arms.model.card import describe
+    from arms.model.base_card import base_card, check_config, check_tokenizer
 
     hashed = sorted(path for path in folder.iterdir() if hash_weights or path.suffix != ".safetensors")
     files = {path.name: {"sha256": sha256_file(path), "bytes": path.stat().st_size} for path in hashed}
-    described, _ = describe({"source": "path", "precision": "bf16"}, folder, files)
-    write_json(card, described)
+    config = check_config(folder)
+    tokenizer, _ = check_tokenizer(folder, config)
+    write_json(card, base_card({"source": "path", "precision": "bf16"}, config, tokenizer, folder, files))
 
 
 def main() -> None:

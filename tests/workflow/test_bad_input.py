@@ -120,6 +120,16 @@ def test_a_heldout_prompt_that_is_trained_on(clone):
     assert "line 3" in done.stdout or "(line 3" in done.stdout or "lines 3" in done.stdout
 
 
+def test_heldout_prompts_that_cannot_be_graded_stop_it_before_training(clone):
+    change_row(clone, "heldout_prompts", lambda line: put(line, instruction_id_list=["punctuation:no_coma"]))
+    done = clone.snakemake("--cores", "2")
+    assert done.returncode != 0
+    assert "heldout_prompts.jsonl, line 3 (id 'heldout-prompt-003'): unknown instruction" in done.stdout
+    assert "Traceback" not in done.stdout
+    logs = {path.name for path in (clone.folder / "results" / "smoke" / "logs").iterdir()}
+    assert logs <= {"fetch_model.log", "freeze_plan.log", "check_sft.log", "check_preferences.log", "check_heldout.log"}
+
+
 def test_bad_data_leaves_earlier_results_alone(finished, tmp_path):
     made = {
         path: path.read_bytes()

@@ -26,7 +26,8 @@ COMPLETIONS = {"sft": ("completion",), "pairs": ("chosen", "rejected"), "prompts
 def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside `model` (model.json), with the EOS and pad tokens that fetch_model chose.
 
-    They are set on the loaded tokenizer, never saved with it: saving makes the pad token match text (arms.model.card).
+    They are set on the loaded tokenizer, never saved with it: saving makes the pad token match text
+    (arms.model.base_card).
     """
     from transformers import AutoTokenizer
 
@@ -133,35 +134,51 @@ def encode_rows(
     """
     decided = describe_template(tokenizer, settings)
     frame = encode_prompt(tokenizer, "x", settings) if settings["template"] == "chat" else None
-    sides, action = COMPLETIONS[kind], settings["on_overlong"]
-    least = 2 if sides else 1  # tokens that must fit after the prompt: a completion has one of its own and EOS
-    kept, overlong = [], []
+    eos_after = tokenizer.eos_token_id if settings["eos_after_truncation"] else None
+    least = 2 if COMPLETIONS[kind] else 1  # tokens that must fit after the prompt: a completion has one, and EOS
+    kept, overlong, identical = [], [], 0
     by_side: Counter[str] = Counter()
     cuts: Counter[str] = Counter()
-    identical = 0
     for row in rows:
-        encoded = {"id": row["id"], "category": row["category"]}
-        encoded["prompt_ids"] = encode_prompt(tokenizer, row["prompt"], settings)
-        for side in sides:
-            encoded[f"{side}_ids"] = encode_completion(tokenizer, row[side])
+        encoded = _encode_row(row, kind, tokenizer, settings)
         _check_row(encoded, kind, tokenizer, frame, f"{source}, line {row['_row']}")
         room = settings["max_length"] - len(encoded["prompt_ids"])
-        too_long = [side for side in sides if len(encoded[f"{side}_ids"]) > room] if room >= least else ["prompt"]
-        if not too_long:
-            kept.append(encoded)
-            continue
-        by_side.update(too_long)
-        overlong.append(row["_row"])
-        if action == "truncate" and too_long != ["prompt"]:
+        too_long = [side for side in COMPLETIONS[kind] if len(encoded[f"{side}_ids"]) > room]
+        too_long = too_long if room >= least else ["prompt"]
+        if too_long:
+            by_side.update(too_long)
+            overlong.append(row["_row"])
+            if settings["on_overlong"] != "truncate" or too_long == ["prompt"]:
+                continue
             for side in too_long:
-                eos_after = tokenizer.eos_token_id if settings["eos_after_truncation"] else None
                 encoded[f"{side}_ids"] = cut(encoded[f"{side}_ids"], room, eos_after)
             if kind == "pairs" and encoded["chosen_ids"] == encoded["rejected_ids"]:
                 identical += 1
-            else:
-                cuts.update(too_long)
-                kept.append(encoded)
-    if overlong and action == "error":
+                continue
+            cuts.update(too_long)
+        kept.append(encoded)
+    _require_rows(kept, overlong, by_side, settings, source)
+    found = {
+        "action": settings["on_overlong"],
+        "rows": overlong,
+        "by_side": dict(by_side),
+        "cut": dict(cuts),
+        "lost_eos": dict(cuts) if eos_after is None else {},
+        "identical": identical,
+    }
+    described = _describe_kept(kept, kind, tokenizer.bos_token_id)
+    return kept, {"rows": len(rows), "kept": len(kept), "decided": decided, "overlong": found, **described}
+
+
+def _encode_row(row: dict, kind: str, tokenizer: PreTrainedTokenizerBase, settings: dict) -> dict:
+    encoded = {"id": row["id"], "category": row["category"]}
+    encoded["prompt_ids"] = encode_prompt(tokenizer, row["prompt"], settings)
+    return encoded | {f"{side}_ids": encode_completion(tokenizer, row[side]) for side in COMPLETIONS[kind]}
+
+
+def _require_rows(kept: list[dict], overlong: list[int], by_side: Counter[str], settings: dict, source: str) -> None:
+    """UserError if overlong rows are to be refused, or no row is left."""
+    if overlong and settings["on_overlong"] == "error":
         raise UserError(
             f"{source}: {len(overlong)} rows are longer than tokens.max_length = {settings['max_length']} tokens "
             f"(lines {', '.join(map(str, overlong[:5]))}{', ...' if len(overlong) > 5 else ''}; {dict(by_side)}); "
@@ -169,25 +186,16 @@ def encode_rows(
         )
     if not kept:
         raise UserError(f"{source}: no row is left within tokens.max_length = {settings['max_length']} tokens")
-    audit = {
-        "rows": len(rows),
-        "kept": len(kept),
-        "decided": decided,
-        "overlong": {
-            "action": action,
-            "rows": overlong,
-            "by_side": dict(by_side),
-            "cut": dict(cuts),
-            "lost_eos": dict(cuts) if cuts and not settings["eos_after_truncation"] else {},
-            "identical": identical,
-        },
+
+
+def _describe_kept(kept: list[dict], kind: str, bos: int | None) -> dict:
+    """What the audit says of the ids: lengths in tokens, BOS, and the share of pairs that differ in the first token."""
+    early = sum(row["chosen_ids"][0] != row["rejected_ids"][0] for row in kept) / len(kept) if kind == "pairs" else None
+    return {
         "tokens": {name: _quantiles([len(row[name]) for row in kept]) for name in kept[0] if name.endswith("_ids")},
-        "starts_with_bos": all(row["prompt_ids"][0] == tokenizer.bos_token_id for row in kept),
-        "first_token_differs": sum(row["chosen_ids"][0] != row["rejected_ids"][0] for row in kept) / len(kept)
-        if kind == "pairs"
-        else None,
+        "starts_with_bos": all(row["prompt_ids"][0] == bos for row in kept),
+        "first_token_differs": early,
     }
-    return kept, audit
 
 
 def take_in_turn(rows: list[dict], limit: int | None) -> list[dict]:

@@ -83,7 +83,7 @@ def hub_findings(model: dict, found: Findings) -> None:
 
 def weight_findings(folder: Path, found: Findings) -> None:
     """Weights and tokenizer of a folder, by their headers."""
-    from arms.model.card import count_parameters
+    from arms.model.base_card import count_parameters
 
     weights = sorted(folder.glob("*.safetensors"))
     index = folder / "model.safetensors.index.json"

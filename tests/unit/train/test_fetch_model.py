@@ -294,7 +294,7 @@ def test_round_trip_is_counted(fetch, broken, normalizer, all_kept):
 
 
 def test_tokenizer_made_here_must_keep_every_string(fetch, text, monkeypatch):
-    monkeypatch.setattr("arms.model.card.survives", lambda tokenizer, text: "日" not in text)
+    monkeypatch.setattr("arms.model.base_card.survives", lambda tokenizer, text: "日" not in text)
     with pytest.raises(UserError, match=r"tokenizer changes 1 of \d+ test strings"):
         fetch(RANDOM, text=text)
 

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 
 from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer
 from arms.job.files import UserError, sha256_bytes
-from arms.model.card import check_tokenizer
+from arms.model.base_card import check_tokenizer
 from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
 from arms.scoring.logps import completion_batch, pair_batch
 

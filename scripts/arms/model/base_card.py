@@ -1,4 +1,4 @@
-"""The card of a base model: what it is, after checking that the study can use it."""
+"""The base card (model.json): what the base model is, after checking that the study can use it."""
 
 from __future__ import annotations
 
@@ -30,6 +30,14 @@ PAD_CANDIDATES = [
 # Bytes that no UTF-8 text holds. A byte-level BPE has a token for each of the 256 bytes, written as one character: for
 # these bytes the character of the same number (bytes_to_unicode of openai/gpt-2, src/encoder.py).
 BYTES_IN_NO_TEXT = [chr(byte) for byte in (*range(0xFF, 0xF4, -1), 0xC1, 0xC0)]
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+)
 ENGLISH = (
     "The sun rises in the east and sets in the west. Water freezes at zero degrees and boils at one hundred degrees "
     "Celsius. Paris is the capital of France, and London is the capital of the United Kingdom. Children go to school "
@@ -38,16 +46,20 @@ ENGLISH = (
 ENGLISH_LIMIT = 4.0  # nats per token; SmolLM2-135M needs about 2, a wrongly converted model more than 8
 
 
-def describe(model: dict, folder: Path, files: dict[str, dict] | None = None) -> tuple[dict, dict]:
-    """Check the model in `folder` and describe it: the card, and facts for the manifest only.
-
-    files: name -> sha256 and bytes, if they are known and need no check.
-    """
+def describe_base(model: dict, folder: Path) -> tuple[dict, dict]:
+    """Check the model in `folder` and describe it: the base card, and facts for the manifest only."""
     config = check_config(folder)
     tokenizer, facts = check_tokenizer(folder, config)
+    return base_card(model, config, tokenizer, folder, check_files(folder, model.get("files") or {})), facts
+
+
+def base_card(model: dict, config, tokenizer: dict, folder: Path, files: dict[str, dict]) -> dict:
+    """The base card, of what the checks found; the headers of the weights in `folder` give their number and dtype.
+
+    model: the config's model section. config: of transformers. tokenizer: its entry. files: name -> sha256 and bytes.
+    """
     parameters, dtype = count_parameters(folder)
-    files = files or check_files(folder, model.get("files") or {})
-    card = {
+    return {
         "schema": 1,
         "source": {key: value for key, value in model.items() if key != "path"},
         "files": files,
@@ -62,7 +74,6 @@ def describe(model: dict, folder: Path, files: dict[str, dict] | None = None) ->
         "hidden_size": config.hidden_size,
         "tokenizer": tokenizer,
     }
-    return card, facts
 
 
 def check_config(folder: Path):
@@ -90,28 +101,8 @@ def check_config(folder: Path):
 
 
 def check_tokenizer(folder: Path, config) -> tuple[dict, dict]:
-    """The card's tokenizer entry, and how many test strings survive encoding and decoding."""
-    from transformers import AutoTokenizer
-
-    vocabularies = (
-        "tokenizer.json",
-        "vocab.json",
-        "vocab.txt",
-        "tokenizer.model",
-        "spiece.model",
-        "sentencepiece.bpe.model",
-    )
-    if not any((folder / name).is_file() for name in vocabularies):
-        raise UserError("the model has no tokenizer (no tokenizer.json); put the tokenizer's files beside config.json")
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # the Rust library raises bare Exception
-        newer = (
-            "; it was saved by a newer tokenizers library: choose an earlier revision"
-            if "ModelWrapper" in str(error)
-            else ""
-        )
-        raise UserError(f"the model's tokenizer cannot be loaded ({first_line(error)}){newer}") from None
+    """The base card's tokenizer entry, and how many test strings survive encoding and decoding."""
+    tokenizer = load_any_tokenizer(folder)
     if tokenizer.eos_token is None:
         raise UserError(
             "the model's tokenizer has no eos_token, so answers would never end; set it in tokenizer_config.json"
@@ -135,7 +126,7 @@ def check_tokenizer(folder: Path, config) -> tuple[dict, dict]:
     pad = choose_pad(tokenizer)
     strings = round_trip_strings()
     kept = sum(survives(tokenizer, text) for text in strings)
-    card = {
+    entry = {
         "class": type(tokenizer).__name__,
         "bos_token": tokenizer.bos_token,
         "bos_id": tokenizer.bos_token_id,
@@ -147,7 +138,24 @@ def check_tokenizer(folder: Path, config) -> tuple[dict, dict]:
         "chat_template": template is not None,
         "chat_template_sha256": None if template is None else sha256_bytes(template.encode()),
     }
-    return card, {"round_trip": {"strings": len(strings), "kept": kept}}
+    return entry, {"round_trip": {"strings": len(strings), "kept": kept}}
+
+
+def load_any_tokenizer(folder: Path):
+    """The tokenizer beside the weights, as transformers loads it; UserError if there is none that it can load."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in VOCABULARIES):
+        raise UserError("the model has no tokenizer (no tokenizer.json); put the tokenizer's files beside config.json")
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the Rust library raises bare Exception
+        newer = (
+            "; it was saved by a newer tokenizers library: choose an earlier revision"
+            if "ModelWrapper" in str(error)
+            else ""
+        )
+        raise UserError(f"the model's tokenizer cannot be loaded ({first_line(error)}){newer}") from None
 
 
 def turn_end(tokenizer) -> str | None:
