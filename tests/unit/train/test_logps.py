@@ -10,14 +10,14 @@ from arms.model.models import load_base, new_adapter
 from arms.scoring.logps import check_forward, completion_batch, pair_batch, pair_logps, segment_logps
 
 
-def noisy_adapter(base):
+def noisy_adapter(base, std=0.1):
     """A LoRA adapter that changes the policy: its B matrices are not zero."""
     lora = {"rank": 4, "alpha": 8, "dropout": 0.0, "target_modules": "all-linear"}
     model = new_adapter(base, lora, seed=1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.1)
+                parameter.normal_(std=std)
     return model
 
 
