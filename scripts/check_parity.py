@@ -18,15 +18,34 @@ WORLD = (
     "trainable_parameters",
     "trainable_dtypes",
     "frozen_dtypes",
+    "compute_dtype",
     "dropout",
     "gradient_checkpointing",
     "processes",
     "max_length",
 )
 # Alike in all DPO runs, and in all SFT runs:
-DATA = ("tokens_sha256", "rows", "micro_batch_size", "steps", "tokens_seen")
-SOMETIMES = ("processes", "max_length", "micro_batch_size")  # observed if there are several, or less than asked for
+STAGE = (
+    "tokens_sha256",
+    "rows",
+    "epochs",
+    "batch_size",
+    "micro_batch_size",
+    "steps",
+    "tokens_seen",
+    "optimizer",
+    "betas",
+    "eps",
+    "weight_decay",
+    "learning_rate",
+    "scheduler",
+    "warmup_steps",
+    "learning_rates_sha256",
+    "max_grad_norm",
+)
+LOSS = ("beta", "loss_type", "label_smoothing", "f_divergence", "reference_free")  # alike in all DPO runs
 ORDER = ("batch_order_sha256",)  # alike in the two DPO arms of a seed
+SOMETIMES = ("processes", "max_length", "micro_batch_size")  # observed if there are several, or less than asked for
 
 
 def main() -> None:
@@ -38,14 +57,7 @@ def main() -> None:
     job = Job(args)
 
     runs = {path: read_json(path) for path in args.observed}
-    groups = defaultdict(list)
-    for path, run in runs.items():
-        stage = "sft" if run["arm"] == "sft" else "dpo"
-        groups["every run", WORLD].append(path)
-        groups[f"every {stage} run", DATA].append(path)
-        if stage == "dpo":
-            groups[f"both DPO arms of seed {run['seed']}", ORDER].append(path)
-    alike = {name: _require_alike(name, fields, paths, runs) for (name, fields), paths in groups.items()}
+    alike = compare(runs)
     adapters = {run["adapter_sha256"]: path for path, run in runs.items()}
     if len(adapters) < len(runs):
         raise UserError("two runs have the same adapter, byte for byte: their seeds or arms were not in effect")
@@ -53,6 +65,18 @@ def main() -> None:
     write_json(args.parity, {"alike": alike, "step0_loss": steps0, "runs": len(runs)})
     job.say(f"{len(runs)} runs differ in nothing but arm and seed; step-0 losses {sorted(set(steps0.values()))}")
     job.finish()
+
+
+def compare(runs: dict[str, dict]) -> dict[str, dict]:
+    """What each group of runs has in common, by name; UserError if they differ. runs: what was observed, by path."""
+    groups = defaultdict(list)
+    for path, run in runs.items():
+        stage = "sft" if run["arm"] == "sft" else "dpo"
+        groups["every run", WORLD].append(path)
+        groups[f"every {stage} run", STAGE + LOSS * (stage == "dpo")].append(path)
+        if stage == "dpo":
+            groups[f"both DPO arms of seed {run['seed']}", ORDER].append(path)
+    return {name: _require_alike(name, fields, paths, runs) for (name, fields), paths in groups.items()}
 
 
 def _require_alike(name: str, fields: tuple[str, ...], paths: list[str], runs: dict) -> dict:

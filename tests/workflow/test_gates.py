@@ -58,7 +58,8 @@ def test_another_row_of_the_pairs_for_one_arm(study):
 
 def test_dropout_in_one_arm(study):
     program = "scripts/train_dpo.py"
-    study.edit(program, "    if start is None:\n", '    if start is None:\n        settings["lora"]["dropout"] = 0.1\n')
+    line = "    model = models.start_of_dpo("
+    study.edit(program, line, f'    settings["lora"]["dropout"] = 0.0 if args.start else 0.1\n{line}')
     message = stopped(study, f"{RESULTS}/parity.json")
     assert "dropout must be alike in every run" in message
     assert "dpo_only-seed1/observed.json has 0.1" in message

@@ -6,11 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arms.job import processes
 from arms.job.files import UserError, write_json
 from arms.job.program import JobParser
 from arms.job.progress import add_checkpoint_arguments
 from arms.model import models
+from arms.training.observation import observe
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -46,15 +46,3 @@ def write_outputs(args: argparse.Namespace, trainer: Trainer, identity: dict, **
     identity = models.save_adapter(trainer.model, args.adapter, identity)
     trainer.curves.write(args.curves, args.speed, trainer.state.log_history)
     write_json(args.observed, {**identity, **observe(trainer), **observed})
-
-
-def observe(trainer: Trainer) -> dict:
-    """What a trainer that has trained really used."""
-    return {
-        **models.trainable_facts(trainer.model),
-        **({"processes": processes.size()} if processes.size() > 1 else {}),
-        "rows": len(trainer.train_dataset),
-        "steps": trainer.state.global_step,
-        "tokens_seen": trainer.curves.tokens,
-        "batch_order_sha256": trainer.curves.order,
-    }
