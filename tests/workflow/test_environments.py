@@ -24,11 +24,11 @@ SET = {"PYTHONNOUSERSITE": "1", "PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", 
 def test_a_job_sees_nothing_of_the_users_shell(clone):
     shared = (clone.folder / ".envs").resolve()
     (clone.folder / ".envs").unlink()
-    (clone.folder / ".envs" / "stats" / "bin").mkdir(parents=True)
-    for name in ("train", "grade", "provenance"):
+    (clone.folder / ".envs" / "grade" / "bin").mkdir(parents=True)
+    for name in ("train", "stats", "provenance"):
         (clone.folder / ".envs" / name).symlink_to(shared / name)
-    python = clone.folder / ".envs" / "stats" / "bin" / "python"
-    python.write_text(f'#!/bin/sh\nenv -0 > job.env\nexec "{shared}/stats/bin/python" "$@"\n')
+    python = clone.folder / ".envs" / "grade" / "bin" / "python"
+    python.write_text(f'#!/bin/sh\nenv -0 > job.env\nexec "{shared}/grade/bin/python" "$@"\n')
     python.chmod(0o755)
     done = clone.snakemake("--cores", "1", "--until", "check_sft", **SHELL)
     assert done.returncode == 0, done.stdout
