@@ -38,7 +38,7 @@ setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenanc
 test: setup .envs/pytest/.ready lint  ## run all tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line workflow unit slurm conda
 
-unit: unit-driver unit-stats unit-grade unit-train  ## unit tests, each in the environment of what it tests
+unit: house unit-driver unit-stats unit-grade unit-train  ## unit tests, each in the environment of what it tests
 
 unit-%:
 	@echo "==> unit tests in the environment '$*'"
