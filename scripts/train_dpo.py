@@ -22,7 +22,6 @@ from arms.model.cpu import set_cpu
 from arms.scoring.policy import load_checked_base
 from arms.scoring.tables import origin_of, read_table
 from arms.training.checkpoints import Checkpoints
-from arms.training.loop import train
 from arms.training.outputs import add_training_arguments, check_outputs, write_outputs
 from arms.training.recipe import Recipe, whole_batches
 
@@ -41,6 +40,7 @@ def main() -> None:
     job = Job(args)
 
     from arms.training.dpo import check_moved, check_step0, with_reference
+    from arms.training.loop import train
     from arms.training.trainer import build_trainer
 
     settings, seed, rung = job.settings, int(job.wildcards["seed"]), Rung(job, "dpo", args.rung)

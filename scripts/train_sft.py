@@ -17,7 +17,6 @@ from arms.model import models
 from arms.model.cpu import set_cpu
 from arms.scoring.policy import load_checked_base
 from arms.training.checkpoints import Checkpoints
-from arms.training.loop import train
 from arms.training.outputs import add_training_arguments, check_outputs, write_outputs
 from arms.training.recipe import Recipe, few_steps, whole_batches
 
@@ -33,6 +32,7 @@ def main() -> None:
     processes.spread(args)
     job = Job(args)
 
+    from arms.training.loop import train
     from arms.training.trainer import build_trainer
 
     settings, seed, rung = job.settings, int(job.wildcards["seed"]), Rung(job, "sft", args.rung)

@@ -224,18 +224,23 @@ def prepare_training(model: PeftModel, dropout: float, gradient_checkpointing: b
     model.train()
 
 
+def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
+    """Trainable parameters by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def trainable_facts(model: PeftModel) -> dict:
     """What training will really touch: counts and dtypes of trainable and frozen parameters, dropout in effect."""
     import torch
 
     modules = list(model.modules())
-    trainable = [p for p in model.parameters() if p.requires_grad]
+    trained = list(trainable(model).values())
     frozen = [p for p in model.parameters() if not p.requires_grad]
     dropouts = [m.p for m in modules if isinstance(m, torch.nn.Dropout)]
     dropouts += [m.attention_dropout for m in modules if isinstance(getattr(m, "attention_dropout", None), float)]
     return {
-        "trainable_parameters": sum(p.numel() for p in trainable),
-        "trainable_dtypes": sorted({str(p.dtype) for p in trainable}),
+        "trainable_parameters": sum(p.numel() for p in trained),
+        "trainable_dtypes": sorted({str(p.dtype) for p in trained}),
         "frozen_dtypes": sorted({str(p.dtype) for p in frozen}),
         "dropout": max(dropouts, default=0.0),
         "gradient_checkpointing": any(getattr(m, "gradient_checkpointing", False) for m in modules),
@@ -247,8 +252,7 @@ def trainable_digest(model: PeftModel) -> str:
     import hashlib
 
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if parameter.requires_grad:
-            digest.update(name.encode())
-            digest.update(parameter.detach().float().cpu().numpy().tobytes())
+    for name, parameter in sorted(trainable(model).items()):
+        digest.update(name.encode())
+        digest.update(parameter.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -1,6 +1,8 @@
-"""Checkpoints of training, in place of transformers' own, which are pickles and lose the weights of a stacked adapter.
+"""What of a trainer is saved and restored, in place of transformers' own checkpoints.
 
-A run that goes on from one ends with the bytes of a run that was never interrupted (CPU, fp32).
+Those are pickles and lose the weights of a stacked adapter. arms/job/progress.py knows where the checkpoints of any job
+lie, when to save one, and which may be used. A run that goes on from one ends with the bytes of a run that was never
+interrupted (CPU, fp32).
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from arms.job import processes
 from arms.job.files import UserError
 from arms.job.progress import Progress, read_state, write_state
+from arms.model.models import trainable
 from arms.training.curves import Curves
 
 if TYPE_CHECKING:
@@ -90,11 +93,6 @@ class Resumable:
         torch.random.set_rng_state(tensors[f"rng/torch/{processes.rank()}"])
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors[f"rng/cuda/{processes.rank()}"])
-
-
-def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
-    """Trainable parameters by name."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def collect(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:

@@ -78,6 +78,11 @@ def test_a_flipped_byte_in_an_adapter_is_refused(study):
     assert "missing or changed since it was trained" in message
 
 
+def test_an_adapter_is_written_where_peft_reads_it(study):
+    message = study.train_dpo("never", "base.parquet", "--weights", "never/weights.safetensors", fails=True)
+    assert "but PEFT reads it from never/adapter_model.safetensors, beside --adapter" in message
+
+
 def test_training_twice_gives_the_same_bytes(arms):
     arms.train_dpo("again", "sft.table.parquet", "--start", "sft/arm.json", "--threads", 2)
     for name in ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json"):
