@@ -31,6 +31,7 @@ DPO = {
     "dpo": {**RECIPE, "learning_rate": 1e-3, "beta": 0.1, "loss_type": "sigmoid", "label_smoothing": 0.0},
 }
 TOKENS = {"template": "chat", "system_prompt": None, "max_length": 128, "on_overlong": "error", "rows": None}
+TOKENS |= {"eos_after_truncation": True}
 SCORING = {**TORCH, "batch_size": 4}
 WORDS = [
     "river",
