@@ -51,7 +51,7 @@ def test_every_rule_names_one_environment(clone):
     del rules["crate"]  # a name for a file, it runs nothing
     for name, text in rules.items():
         (conda,) = re.findall(r'conda:\s+"\.\./envs/(\w+)\.yaml"', text)
-        programs = dict(re.findall(r'program\(\s*"(\w+)", "(\w+)"', text))  # and those of rules that inherit this one
+        programs = dict(re.findall(r'program\(\s*"(\w+)",\s*"(\w+)"', text))  # and those of rules that inherit this one
         assert name in programs
         assert set(programs.values()) == {conda}, name
 
