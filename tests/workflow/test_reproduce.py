@@ -43,7 +43,7 @@ def test_a_rebuild_of_the_commit_equals_the_checksums(recorded):
         subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", *arguments], cwd=recorded.folder, check=True)
 
     git("init", "--quiet")
-    git("add", "--all", ":!.envs")
+    git("add", "--all")
     git("commit", "--quiet", "--message", "a release")
     status, text = reproduce(recorded.folder, "rebuild", "--folder", "rebuilt here", "--cores", "2")
     assert status == 0, text
