@@ -141,7 +141,7 @@ def test_a_new_commit_is_no_reason_to_run(finished):
 
     try:
         git("init", "--quiet")
-        git("add", "--all", ":!.envs", ":!results")
+        git("add", "--all", ":!results")
         git("commit", "--quiet", "--message", "first")
         assert finished.planned() == {}
         git("commit", "--quiet", "--allow-empty", "--message", "second")
