@@ -87,11 +87,21 @@ EDITS = {
         {"train_dpo": 2, "check_parity": 1, "score_pairs": 2, "generate": 2, "grade": 2, **STATISTICS},
     ),
     "how often to save": (SMOKE, "checkpoint_minutes: 0", "checkpoint_minutes: 5", {}),
-    "a package of one environment": (
+    "a package of the statistics": (
+        "envs/stats.yaml",
+        "--hash=",
+        "--hash=sha256:0 --hash=",
+        {"freeze_plan": 1, "check_parity": 1, **STATISTICS},
+    ),
+    "a package of the graders, which check the data, too": (
         "envs/grade.yaml",
         "--hash=",
         "--hash=sha256:0 --hash=",
-        {"grade": 7, **STATISTICS},
+        {
+            **{"check_sft": 1, "check_preferences": 1, "check_heldout": 1, "tokenize_data": 4},
+            **{"train_sft": 2, "score_pairs": 10, "generate": 7, "grade": 7},
+            **{"train_dpo": 4, "check_parity": 1, **STATISTICS},
+        },
     ),
     "sft.learning_rate": (
         SMOKE,
