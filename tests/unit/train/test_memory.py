@@ -97,7 +97,7 @@ def measured(folder: Path, size, stage, precision, length, rows, passes, checkpo
     count = rows * passes * (2 if passes > 1 or stage == "dpo" else 1)  # DPO refuses a margin that has not moved
     pandas.DataFrame([{"id": f"r{number}", **row} for number in range(count)]).to_parquet(folder / "rows.parquet")
     files = ["--model", f"../{size}/model.json", "--tokens", "rows.parquet"]
-    shared = {"cpu_instructions": "avx2", "precision": precision}  # the buffers that AVX2 needs, also on a wider processor
+    shared = {"cpu_instructions": "avx2", "precision": precision}  # with the buffers of AVX2 on any processor
     if stage == "generate":
         generation = {"max_new_tokens": NEW_TOKENS, "batch_size": rows, "samples": 1, "temperature": 0.0, "seed": 0}
         return {stage: peak(folder, stage, {**shared, "generation": generation}, *files, "--generations", "a.parquet")}
