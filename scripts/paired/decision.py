@@ -1,4 +1,8 @@
-"""The decision: gates that every study must pass, then GO, HOLD or NO-GO (docs/statistics.md, 1.11)."""
+"""The decision: gates that every study must pass, then GO, HOLD or NO-GO (docs/statistics.md, 1.11).
+
+GO is an intersection-union test (Berger 1982): it needs every one of its components, so each is tested at the plan's
+alpha and none is adjusted for the others. What is adjusted are the claims about contrasts (`families`).
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .estimate import OVERALL, hypothesis_id
-from .families import SEEDS_FOR_CLAIMS, Claim
+from .families import SEEDS_FOR_CLAIMS, Claim, scope_of, verdict
+from .intervals import MarginTests
 from .plan import Plan
 from .question import Question, Rule
 
@@ -73,21 +78,44 @@ def decide(
     n_seeds = max(1, len(facts[plan.primary_metric].seeds))
     gates, notes = check_gates(facts, plan_changes)
     result, reasons, unsettled = None, [NO_RULE], []
+    scope = scope_of("primary", n_seeds, plan)
     rule = plan.question.rule
     if rule is not None:
         reasons = [f"the plan does not hold {rule.gain} and {rule.cost}, so there is no GO or NO-GO to decide"]
         gain, cost = overall(plan.primary_metric, rule.gain), overall(plan.primary_metric, rule.cost)
         if gain is not None and cost is not None:
+            gain_verdict, _ = on_its_own(gain, scope)
+            p_cost = on_its_own(cost, scope)[1].noninferior
+            guarded = [name for name, metric in plan.metrics.items() if metric.role == "guardrail"]
             guards = [
-                Guardrail(name, claim.margins.noninferior, claim.margins.harm)
-                for name, metric in plan.metrics.items()
-                if metric.role == "guardrail" and (claim := overall(name, rule.gain)) is not None
+                Guardrail(name, (tests := on_its_own(claim, scope)[1]).noninferior, tests.harm)
+                for name in guarded
+                if (claim := overall(name, rule.gain)) is not None
             ]
-            p_cost, agree = cost.margins.noninferior, gain.finding.inference.same_sign
-            result, reasons = apply_rule(plan.question, gates, gain.verdict, p_cost, guards, n_seeds, agree, plan.alpha)
+            agree = gain.finding.inference.same_sign
+            result, reasons = apply_rule(plan.question, gates, gain_verdict, p_cost, guards, n_seeds, agree, plan.alpha)
+            if result != "INVALID" and gain_verdict != gain.verdict:
+                reasons = [*reasons, _unlike_claim(gain, gain_verdict)]
             if result == "HOLD":
-                unsettled = [claim for claim in (gain, cost) if claim.verdict == "inconclusive"]
+                missing = (gain_verdict != "superior", p_cost is None or p_cost > plan.alpha)
+                pairs = zip((gain, cost), missing, strict=True)
+                unsettled = [claim for claim, lacks in pairs if lacks and claim.verdict == "inconclusive"]
     return Decision(result, reasons, unsettled, primary, used, gates, notes, make_banner(plan, used, n_seeds, facts))
+
+
+def on_its_own(claim: Claim, scope: str) -> tuple[str, MarginTests]:
+    """(verdict, tests against the margin) of a claim's data in one scope at the plan's alpha, adjusted for nothing."""
+    metric, found = claim.hypothesis.metric, claim.finding.inference.scope(scope)
+    tests = MarginTests() if metric.margin is None else found.margin_tests(metric.margin, metric.higher_is_better)
+    return verdict(claim.finding.gain, found.p, tests.tost, claim.plan.alpha), tests
+
+
+def _unlike_claim(gain: Claim, alone: str) -> str:
+    """Why the decision rests on another verdict than the claim about its contrast."""
+    return (
+        f"alone, {gain.hypothesis.contrast} is {alone.replace('_', ' ')}; as one of {gain.adjusted.n_tests} claims, "
+        f"after adjustment, it is {gain.verdict.replace('_', ' ')}. The decision is one question, so it adjusts nothing"
+    )
 
 
 def apply_rule(
@@ -102,8 +130,8 @@ def apply_rule(
 ) -> tuple[str, list[str]]:
     """(decision, reasons): INVALID, NO-GO, GO or HOLD by the question's rule, which must not be None.
 
-    gates: name -> passed. gain_verdict: of the contrast that must be superior. cost_p_noninferior: of the one that must
-    not be worse by the margin; None without a margin. seeds_same_sign: of the first contrast.
+    gates: name -> passed. gain_verdict: of the contrast that must be superior, on its own. cost_p_noninferior: of the
+    one that must not be worse by the margin; None without a margin. seeds_same_sign: of the first contrast.
     """
     rule = question.rule
     assert rule is not None, "a question without a rule decides nothing"
