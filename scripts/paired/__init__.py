@@ -10,6 +10,7 @@ scores       one metric as dense arrays, and what a missing output counts as
 estimate     the hypotheses, the paired differences of each, and what describes them
 scopes       one hypothesis: both scopes of claim (checkpoint, method) from one array of paired differences
 families     families, adjusted p-values, a verdict in one word
+caveats      what limits the claims: seeds left out, failed outputs, metrics outside the plan
 decision     the gates, and GO / HOLD / NO-GO / INVALID
 words        verdict, answer and decision in sentences
 tables       everything as tables with fixed columns

@@ -8,19 +8,20 @@ metrics.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
+from .caveats import failed_outputs, left_out, outside
 from .decision import ScoreFacts, decide
 from .estimate import ArmMean, arm_means, estimates, make_groups
 from .families import Claim, make_claims
 from .files import ContractError
 from .plan import Plan
 from .scopes import Finding, find
-from .score_files import find_scores, read_scores
+from .score_files import find_scores, read_scores, unplanned_metric
 from .scores import Scores
 from .tables import MissingOutputs, make_tables, missing_outputs
 from .words import in_words
@@ -42,22 +43,30 @@ def analyse(
     *,
     plan_changes: Sequence[str] | None = None,
     caveats: Sequence[str] = (),
+    common_seeds: bool = False,
     say: Callable[[str], None] = lambda _: None,
 ) -> Analysis:
     """Analyse a study: one claim for each hypothesis, in families, with verdicts.
 
     scores: folders of metric=<name>/part-*.parquet, or such files. prompts: from `prompts.read_prompts`. plan_changes:
     what was changed in the plan after the first scores existed; anything marks everything exploratory. None: the plan
-    was not put on record, so nothing is said about it. caveats: sentences for the decision's banner. say: called with
-    lines of progress. Raises ContractError (see `score_files.read_scores`).
+    was not put on record, so nothing is said about it. caveats: sentences for the decision's banner. common_seeds: use
+    the training seeds that all arms have, instead of an error where an arm lacks one. say: called with lines of
+    progress. Raises ContractError (see `score_files.read_scores`).
+
+    Scores of a metric that the plan does not name are analysed too, as a family of their own, and flagged exploratory;
+    gates and the other families are those of the plan.
     """
     files = find_scores(scores, plan)
+    planned = tuple(plan.metrics)
+    unplanned = {name: unplanned_metric(name, files[name]) for name in files if name not in plan.metrics}
+    plan = replace(plan, metrics={**plan.metrics, **unplanned})
     facts: dict[str, ScoreFacts] = {}
     findings: list[Finding] = []
     means: list[ArmMean] = []
     missing: list[MissingOutputs] = []
     for name, metric in plan.metrics.items():
-        table = read_scores(files[name], plan, metric, prompts)
+        table = read_scores(files[name], plan, metric, prompts, common_seeds=common_seeds)
         say(
             f"{name}: {len(table.prompts)} prompts, {len(plan.arms)} arms, {table.n_seeds} seed(s), "
             f"{table.n_samples} sample(s)"
@@ -69,7 +78,8 @@ def analyse(
         findings += more_findings
         del table  # before the next one is read
     claims = make_claims(findings, plan, exploratory=bool(plan_changes))
-    decision = decide(plan, claims, facts, plan_changes)
+    decision = decide(plan, claims, {name: facts[name] for name in planned}, plan_changes)
+    caveats = [*left_out(facts.values()), *failed_outputs(missing, plan.metrics), *outside(unplanned), *caveats]
     return Analysis(
         claims=claims,
         tables=make_tables(claims, means, missing),

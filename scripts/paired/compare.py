@@ -51,7 +51,15 @@ def main(
     plan = read_plan(given, where=args.plan or "the plan", question=question)
     changes = changes_on_record(plan.sha256, args.plan_lock, program=freeze) if args.plan_lock else None
     caveats = shared_parents(args.runs) if args.runs else []
-    analysis = analyse(plan, args.scores, read_prompts(args.prompts), plan_changes=changes, caveats=caveats, say=print)
+    analysis = analyse(
+        plan,
+        args.scores,
+        read_prompts(args.prompts),
+        plan_changes=changes,
+        caveats=caveats,
+        common_seeds=args.common_seeds,
+        say=print,
+    )
     folder = Path(args.output)
     write_tables(analysis.tables, analysis.decision, folder)
     text = write_up(analysis, notes)
@@ -86,6 +94,9 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
     parser.add_argument("--plan", metavar="FILE", help="the analysis plan, a JSON object")
     parser.add_argument("--plan-lock", metavar="FILE", help="the record of the plan, made before the scores")
     parser.add_argument("--prompts", metavar="FILE", help="prompts.parquet of --scores: category, cluster, split")
+    parser.add_argument(
+        "--common-seeds", action="store_true", help="use the training seeds that all models have; the summary says so"
+    )
     parser.add_argument("--runs", metavar="FILE", help="runs.parquet: arm, train_seed, parent_sha256 (shared parents)")
     parser.add_argument("--output", required=True, metavar="DIR", help="where the results go")
     if question is None:

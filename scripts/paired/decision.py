@@ -197,8 +197,6 @@ def make_banner(plan: Plan, used: str, n_seeds: int, facts: Mapping[str, ScoreFa
         )
     elif n_seeds == 1:
         parts.append("One run of each: all claims are about these checkpoints only.")
-    if any(own.dropped_seeds for own in facts.values()):
-        parts.append("Training seeds that not all arms have were left out (dropped_seeds).")
     planned = set(plan.train_seeds or ())
     if absent := planned.difference(*(own.seeds for own in facts.values())):
         parts.append(f"Planned training seeds without scores: {', '.join(map(str, sorted(absent)))}.")

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from .files import ContractError
 from .plan import Metric, Plan
-from .scores import NO_SEED, STATUSES, Scores
+from .scores import NO_SEED, STATUSES, Scores, unequal_seeds, value_faults
 
 SCORE_COLUMNS = ("arm", "train_seed", "prompt_id", "sample_idx", "value", "status", "gen_sha256")
 BATCH_ROWS = 2**20
@@ -27,8 +27,8 @@ BATCH_ROWS = 2**20
 def find_scores(paths: Sequence[str | Path], plan: Plan) -> dict[str, list[Path]]:
     """Metric -> its score files, sorted, from folders (all their metric=<name>/part-*.parquet) or the files themselves.
 
-    Raises ContractError: a file outside a metric=<name> folder, a metric that is not in the plan (results outside the
-    plan must stay visible), or a metric of the plan without files.
+    Metrics that the plan does not name come last (see `unplanned_metric`). Raises ContractError: a file outside a
+    metric=<name> folder, or a metric of the plan without files.
     """
     files: set[Path] = set()
     for path in map(Path, paths):
@@ -38,29 +38,56 @@ def find_scores(paths: Sequence[str | Path], plan: Plan) -> dict[str, list[Path]
         if not path.parent.name.startswith("metric="):
             raise ContractError(f"{path}: score tables are metric=<name>/part-*.parquet; its folder names no metric")
         found.setdefault(path.parent.name.removeprefix("metric="), []).append(path)
-    for name, own in found.items():
-        if name not in plan.metrics:
-            raise ContractError(
-                f"{own[0].parent}: metric {name!r} is not in the analysis plan ({', '.join(plan.metrics)}); "
-                "add it with role 'exploratory', or leave it out"
-            )
     for name in plan.metrics:
         if name not in found:
             raise ContractError(
                 f"{', '.join(map(str, paths))}: no metric={name}/part-*.parquet; "
                 f"metric {name!r} of the plan has no scores"
             )
-    return found
+    return {name: found[name] for name in (*plan.metrics, *sorted(set(found) - set(plan.metrics)))}
 
 
-def read_scores(files: Sequence[Path], plan: Plan, metric: Metric, prompts: pd.DataFrame) -> Scores:
+def unplanned_metric(name: str, files: Sequence[Path]) -> Metric:
+    """A metric outside the plan (docs/statistics.md, 1.10): exploratory, without a margin, more taken as better.
+
+    binary if its scores are all 0 or 1, else continuous.
+    """
+    seen: set[float] = set()
+    for path in files:
+        for batch in _open(path).iter_batches(BATCH_ROWS, columns=["value"]):
+            seen.update(pc.unique(batch.column("value")).drop_null().to_pylist())
+            if not seen <= {0, 1}:
+                return Metric(name, "continuous", higher_is_better=True, role="exploratory")
+    return Metric(name, "binary", higher_is_better=True, bounds=(0.0, 1.0), step=1.0, role="exploratory")
+
+
+def _open(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
+    """A score file with all columns of the contract."""
+    try:
+        names = pq.read_schema(path).names
+        for column in SCORE_COLUMNS:
+            if column not in names:
+                raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(names)})")
+        return pq.ParquetFile(path, read_dictionary=list(dictionaries))
+    except FileNotFoundError:
+        raise ContractError(f"{path}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise ContractError(f"{path}: not a readable parquet file ({error})") from None
+
+
+def read_scores(
+    files: Sequence[Path], plan: Plan, metric: Metric, prompts: pd.DataFrame, *, common_seeds: bool = False
+) -> Scores:
     """Read the files of one metric into dense arrays and check them against the contract.
 
-    Raises ContractError naming file, column and key: missing files or columns, nulls, unknown arms, statuses or
-    prompts, seeds of the seedless base, duplicate or absent keys, values that contradict status, kind, bounds or
-    step, prompts that are not held out.
+    common_seeds: use the training seeds that all arms have; else seeds that an arm lacks are an error. Raises
+    ContractError naming file, column and key: missing files or columns, nulls, unknown arms, statuses or prompts, seeds
+    of the seedless base, duplicate or absent keys, values that contradict status, kind, bounds or step, prompts that
+    are not held out.
     """
     table = _Cells(files, plan, metric, prompts)
+    if not common_seeds:
+        table.require_all_seeds()
     for path, batch in table.batches(SCORE_COLUMNS):
         table.place(path, batch)
     return table.finish()
@@ -83,16 +110,7 @@ class _Cells:
 
     def batches(self, columns: tuple[str, ...]) -> Iterator[tuple[Path, pa.RecordBatch]]:
         for path in self.files:
-            try:
-                names = pq.read_schema(path).names
-                for column in SCORE_COLUMNS:
-                    if column not in names:
-                        raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(names)})")
-                file = pq.ParquetFile(path, read_dictionary=["arm", "status", "prompt_id"])
-            except FileNotFoundError:
-                raise ContractError(f"{path}: no such file") from None
-            except (pa.ArrowException, OSError) as error:
-                raise ContractError(f"{path}: not a readable parquet file ({error})") from None
+            file = _open(path, ("arm", "status", "prompt_id"))
             self.first_row = 0
             for batch in file.iter_batches(BATCH_ROWS, columns=list(columns)):
                 yield path, batch
@@ -101,7 +119,7 @@ class _Cells:
     def _design(self) -> tuple[dict[str, tuple[int, ...]], int]:
         """The seeds of each arm and the number of samples, from a first pass over three columns."""
         seeds: dict[str, set[int]] = {arm: set() for arm in self.plan.arms}
-        last_sample = -1
+        numbered: set[int] = set()
         for path, batch in self.batches(("arm", "train_seed", "sample_idx")):
             arms = self._codes(path, batch, "arm", self.plan.arms)
             numbers = self._integers(path, batch, "train_seed")
@@ -111,7 +129,13 @@ class _Cells:
             if len(samples):
                 if samples.min() < 0:
                     raise ContractError(f"{path}: column 'sample_idx' holds {samples.min()}, must be 0 or more")
-                last_sample = max(last_sample, int(samples.max()))
+                numbered.update(pd.unique(samples).tolist())
+        if numbered and len(numbered) <= max(numbered):
+            gap = next(number for number in range(len(numbered) + 1) if number not in numbered)
+            raise ContractError(
+                f"{self.folder}: column 'sample_idx' holds {max(numbered)} but never {gap}; samples are "
+                "numbered 0, 1, 2, ... without a gap"
+            )
         for arm, found in seeds.items():
             if not found:
                 raise ContractError(f"{self.folder}: column 'arm': no row of arm {arm!r}, which a contrast needs")
@@ -134,7 +158,16 @@ class _Cells:
                     f"{self.folder}: column 'train_seed': arm {arm!r} has {sorted(found)}; -1 belongs to {names}, and "
                     f"{names} to -1"
                 )
-        return {arm: tuple(sorted(found)) for arm, found in seeds.items()}, last_sample + 1
+        return {arm: tuple(sorted(found)) for arm, found in seeds.items()}, len(numbered)
+
+    def require_all_seeds(self) -> None:
+        """ContractError unless every trained arm has every training seed: of the plan, or else of any arm."""
+        fault = unequal_seeds(self.seeds, self.plan.train_seeds)
+        if fault:
+            raise ContractError(
+                f"{self.folder}: column 'train_seed': {fault}; train and score what is missing, or ask for the seeds "
+                "that all arms have with --common-seeds"
+            )
 
     def _codes(self, path: Path, batch: pa.RecordBatch, column: str, names: tuple[str, ...]) -> np.ndarray:
         """Index of each entry of a text column in `names`."""
@@ -176,7 +209,10 @@ class _Cells:
         array = self._required(path, batch, column)
         if not pa.types.is_integer(array.type):
             raise ContractError(f"{path}, column {column!r}: must hold integers, found {array.type}")
-        return array.to_numpy(zero_copy_only=False).astype(np.int64)
+        try:
+            return array.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        except pa.ArrowInvalid:
+            raise ContractError(f"{path}, column {column!r}: holds a number beyond 2^63") from None
 
     def place(self, path: Path, batch: pa.RecordBatch) -> None:
         """Check one batch of rows and write it into the arrays."""
@@ -201,15 +237,8 @@ class _Cells:
         fail(ok & ~np.isfinite(values), "{} with status ok; a missing output needs another status")
         seen = ok | ((statuses == STATUSES.index("truncated")) & np.isfinite(values))
         fail(~seen & present, "{} with a status that is not ok; it must be null")
-        if self.metric.kind == "binary":
-            fail(seen & (values != 0) & (values != 1), "{} in a binary metric, must be 0 or 1")
-        if self.metric.bounds:
-            low, high = self.metric.bounds
-            fail(seen & ((values < low) | (values > high)), f"{{}} outside the bounds [{low:g}, {high:g}]")
-        if self.metric.kind == "ordinal" and self.metric.step:
-            steps = values / self.metric.step
-            off = np.abs(steps - np.rint(steps)) > 1e-9
-            fail(seen & off, f"{{}} is no multiple of the step {self.metric.step:g}")
+        for rows, what in value_faults(values, self.metric):
+            fail(seen & rows, what)
         hashes = self._output_hashes(path, batch)
         for code, arm in enumerate(self.plan.arms):
             rows = np.flatnonzero(arms == code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,42 @@ STATUSES = ("ok", "empty", "truncated", "parse_fail", "error", "judge_fail")
 MODEL_FAILURES = ("empty", "truncated", "parse_fail")
 INFRA_FAILURES = ("error", "judge_fail")
 NO_SEED = -1
+LARGEST = 1e100  # the square of a sum over a million prompts is still a number
+
+
+def value_faults(values: np.ndarray, metric: Metric) -> Iterator[tuple[np.ndarray, str]]:
+    """What is wrong with scores of a metric: (bool [n], what, with {} for the value), rule by rule.
+
+    values: float [n]; a missing one is NaN and breaks no rule but that of being finite.
+    """
+    yield np.abs(values) > LARGEST, f"{{}} is too large to compute with (at most {LARGEST:g})"
+    if metric.kind == "binary":
+        yield (values != 0) & (values != 1) & ~np.isnan(values), "{} in a binary metric, must be 0 or 1"
+    if metric.bounds:
+        low, high = metric.bounds
+        yield (values < low) | (values > high), f"{{}} outside the bounds [{low:g}, {high:g}]"
+    if metric.kind == "ordinal" and metric.step:
+        steps = values / metric.step
+        yield np.abs(steps - np.rint(steps)) > 1e-9, f"{{}} is no multiple of the step {metric.step:g}"
+
+
+def unequal_seeds(seeds: Mapping[str, Iterable[int]], planned: Iterable[int] | None = None) -> str | None:
+    """Which training seed which arm lacks, in words; None if every trained arm has those of the plan, or of any arm.
+
+    >>> unequal_seeds({"base": [-1], "sft": [1, 2, 3], "dpo": [1, 2]})
+    "seed 3 of 'dpo' is missing ('sft' has it)"
+    """
+    trained = {arm: set(found) for arm, found in seeds.items() if set(found) != {NO_SEED}}
+    every = set(planned or ()).union(*trained.values()) if trained else set()
+    for arm, found in trained.items():
+        if absent := sorted(every - found):
+            others = [repr(other) for other, own in trained.items() if absent[0] in own]
+            where = f"{', '.join(others)} {'has' if len(others) == 1 else 'have'} it" if others else "the plan names it"
+            numbers = ", ".join(map(str, absent))
+            if len(absent) > 1:
+                return f"seeds {numbers} of {arm!r} are missing ({where.replace(' it', ' them')})"
+            return f"seed {numbers} of {arm!r} is missing ({where})"
+    return None
 
 
 @dataclass(frozen=True)

@@ -356,8 +356,54 @@ def test_scores_before_any_plan_are_exploratory(copy, monkeypatch):
 def test_seeds_are_part_of_the_plan(copy, monkeypatch):
     with pytest.raises(UserError, match=r"arm 'sft' has \[3\], which the plan does not name \(train_seeds \[1, 2\]\)"):
         run(monkeypatch, copy, plan=PLAN | {"train_seeds": [1, 2]})
-    decision = run(monkeypatch, copy, plan=PLAN | {"train_seeds": [1, 2, 3, 4]})
+    planned = PLAN | {"train_seeds": [1, 2, 3, 4]}
+    with pytest.raises(UserError, match=r"metric=.*: seed 4 of 'sft' is missing \(the plan names it\).*--common-seeds"):
+        run(monkeypatch, copy, plan=planned)
+    decision = run(monkeypatch, copy, "--common-seeds", plan=planned)
     assert "Planned training seeds without scores: 4." in decision["banner"]
+
+
+def test_a_metric_outside_the_plan_is_exploratory_and_leaves_the_rest_alone(copy, monkeypatch):
+    """Spec 1.10: a family of its own, flagged; no other row, gate or decision changes, whatever the metric holds."""
+    before = run(monkeypatch, copy, output="before")
+    shutil.copytree(copy / "scores/metric=logp_margin", copy / "scores/metric=rouge")
+    shutil.copytree(copy / "scores/metric=pref_acc", copy / "scores/metric=strict")
+    rewrite(
+        copy,
+        "rouge",
+        lambda rows: [{**r, "value": None, "status": "empty"} if i < 9 else r for i, r in enumerate(rows)],
+    )
+    after = run(monkeypatch, copy, output="after")
+    same = ("decision", "reasons", "headline", "primary", "gates", "gate_notes", "plan_sha256", "exploratory")
+    assert [after[key] for key in same] == [before[key] for key in same]
+    assert after["families"] == before["families"] | {"exploratory": 2 * 7 * 3}
+    assert (
+        "Not in the plan, hence exploratory, in a family of their own, more taken as better: rouge, strict."
+        in (after["banner"])
+    )
+    rows, old = (pd.read_parquet(copy / name / "contrasts.parquet") for name in ("after", "before"))
+    own = rows["metric"].isin(["rouge", "strict"])
+    pd.testing.assert_frame_equal(rows[~own].reset_index(drop=True), old)
+    assert (rows[own]["family"] == "exploratory").all()
+    assert all("exploratory" in flags for flags in rows[own]["flags"])
+    assert dict(zip(rows["metric"], rows["kind"], strict=True)) | {"rouge": "continuous", "strict": "binary"} == dict(
+        zip(rows["metric"], rows["kind"], strict=True)
+    )
+
+
+def test_failed_outputs_are_counted_however_few(copy, monkeypatch):
+    def fail(rows):
+        rows[60] |= {"value": None, "status": "empty"}
+        rows[5] |= {"value": None, "status": "error"}
+        return rows
+
+    rewrite(copy, "pass_rate", fail)
+    decision = run(monkeypatch, copy)
+    assert decision["banner"] == (
+        "Failed outputs of pass_rate: base 1 of 48 (1 error), sft 1 of 144 (1 empty). A model's own failure (empty, "
+        "truncated, parse_fail) counts as 0, the worst value. 1 of 48 prompts left out for all models."
+    )
+    assert decision["banner"] in (copy / "stats/summary.md").read_text()
 
 
 def test_two_models_of_ones_own(copy, monkeypatch):
@@ -459,8 +505,19 @@ def drop_column(folder):
     pq.write_table(pq.read_table(path).drop_columns(["status"]), path)
 
 
-def foreign_metric(folder):
-    shutil.copytree(folder / "scores/metric=pref_acc", folder / "scores/metric=rouge")
+def late_sample(folder):
+    rewrite(folder, "pref_acc", lambda rows: [rows[0] | {"sample_idx": 30_000}, *rows[1:]])
+
+
+def huge_value(folder):
+    rewrite(folder, "logp_margin", lambda rows: [*rows[:9], rows[9] | {"value": 1e308}, *rows[10:]])
+
+
+def huge_seed(folder):
+    path = folder / "scores/metric=pref_acc/part-0.parquet"
+    table = pq.read_table(path)
+    seeds = pa.array([2**64 - 1] * len(table), pa.uint64())
+    pq.write_table(table.set_column(1, "train_seed", seeds), path)
 
 
 def no_metric(folder):
@@ -513,9 +570,14 @@ def double_prompt(folder):
         (change_type("sample_idx", pa.string()), r"column 'sample_idx': must hold integers, found string"),
         (change_type("value", pa.string()), r"column 'value': must hold numbers, found string"),
         (change_type("prompt_id", pa.int64()), r"column 'prompt_id': '1' is not in the prompts file"),
-        (no_common_seed, r"column 'train_seed': no seed is common to all arms"),
+        (
+            no_common_seed,
+            r"column 'train_seed': seeds 1, 2, 3 of 'sft' are missing \('sft_dpo', 'dpo_only' have them\)",
+        ),
         (drop_column, r"part-0.parquet: column 'status' is missing"),
-        (foreign_metric, r"metric 'rouge' is not in the analysis plan"),
+        (late_sample, r"column 'sample_idx' holds 30000 but never 1"),
+        (huge_value, r"column 'value': 1e\+308 is too large to compute with \(at most 1e\+100\).*prompt_id=pair09"),
+        (huge_seed, r"column 'train_seed': holds a number beyond 2\^63"),
         (no_metric, r"scores: no metric=pass_rate/part-\*.parquet"),
         (not_parquet, r"part-0.parquet: not a readable parquet file"),
         (leaked, r"prompts.parquet: held-out prompt 'pair05' has the text \(prompt_sha256\) of a training prompt"),

@@ -737,9 +737,10 @@ def small_study(seeds=SEEDS, n=26):
     return prompts, rows
 
 
-def analyse_rows(tmp_path, prompts, rows, plan=PLAN, split="heldout"):
+def analyse_rows(tmp_path, prompts, rows, plan=PLAN, split="heldout", **how):
     scores = write_scores(tmp_path, "m", rows)
-    return analyse(read_plan(plan, question=QUESTION), [scores], read_prompts(write_prompts(tmp_path, prompts, split)))
+    prompts = read_prompts(write_prompts(tmp_path, prompts, split))
+    return analyse(read_plan(plan, question=QUESTION), [scores], prompts, **how)
 
 
 def breach_duplicate(tmp_path):
@@ -789,7 +790,10 @@ def breach_absent_row(tmp_path):
 
 def breach_seeds(tmp_path):
     prompts, rows = small_study(SEEDS | {"sft_dpo": [1, 2]})
-    study = analyse_rows(tmp_path, prompts, rows)
+    with pytest.raises(ContractError, match=r"seed 3 of 'sft_dpo' is missing \('sft', 'dpo_only' have it\)"):
+        analyse_rows(tmp_path, prompts, rows)
+    study = analyse_rows(tmp_path, prompts, rows, common_seeds=True)
+    assert "seed 3 of dpo_only; seed 3 of sft left out" in study.decision["banner"]
     assert study.decision["seeds"] == {"m": [1, 2]}
     assert study.decision["dropped_seeds"] == {"m": {"sft": [3], "dpo_only": [3]}}
     assert all("dropped_seeds" in row["flags"] for row in study.tables["contrasts"].to_pylist())

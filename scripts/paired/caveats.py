@@ -1,0 +1,65 @@
+"""What limits a study's claims, as sentences of its banner: seeds left out, failed outputs, unplanned metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+
+from .decision import ScoreFacts
+from .plan import Metric
+from .scores import INFRA_FAILURES, MODEL_FAILURES
+from .tables import MissingOutputs
+
+
+def left_out(facts: Iterable[ScoreFacts]) -> Iterator[str]:
+    """Training seeds that not all arms have, one sentence for all metrics that lost the same."""
+    metrics: dict[str, list[str]] = {}
+    for own in facts:
+        if own.dropped_seeds:
+            lost = "; ".join(
+                f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))} of {arm}"
+                for arm, seeds in sorted(own.dropped_seeds.items())
+            )
+            kept = ", ".join(map(str, own.seeds))
+            metrics.setdefault(f"{lost} left out, since not all models have them; what remains is {kept}", []).append(
+                own.metric
+            )
+    for what, names in metrics.items():
+        yield f"--common-seeds, {', '.join(names)}: {what}."
+
+
+def failed_outputs(missing: Sequence[MissingOutputs], metrics: dict[str, Metric]) -> Iterator[str]:
+    """How many outputs of which arm failed, by status, and what they count as (docs/statistics.md, 1.8)."""
+    for name, metric in metrics.items():
+        own = [row for row in missing if row.metric == name]
+        shown = []
+        for arm in dict.fromkeys(row.arm for row in own):
+            runs = [row for row in own if row.arm == arm]
+            lost = sum(round(row.rate_missing * row.n_outputs) for row in runs)
+            if not lost:
+                continue
+            counts = {status: sum(getattr(row, status) for row in runs) for status in MODEL_FAILURES + INFRA_FAILURES}
+            counts["truncated"] += lost - sum(counts.values())  # a truncated output may have a value
+            why = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+            shown.append(f"{arm} {lost} of {sum(row.n_outputs for row in runs)} ({why})")
+        if not shown:
+            continue
+        text = f"Failed outputs of {name}: {', '.join(shown)}."
+        if metric.bounds and _any(own, MODEL_FAILURES):
+            worst = metric.bounds[0 if metric.higher_is_better else 1]
+            text += f" A model's own failure ({', '.join(MODEL_FAILURES)}) counts as {worst:g}, the worst value."
+        if dropped := own[0].n_prompts_dropped:
+            text += f" {dropped} of {own[0].n_prompts} prompts left out for all models."
+        yield text
+
+
+def outside(unplanned: Collection[str]) -> Iterator[str]:
+    """Metrics that the plan does not name."""
+    if unplanned:
+        yield (
+            f"Not in the plan, hence exploratory, in a family of their own, more taken as better: "
+            f"{', '.join(sorted(unplanned))}."
+        )
+
+
+def _any(rows: Sequence[MissingOutputs], statuses: Sequence[str]) -> bool:
+    return any(getattr(row, status) for row in rows for status in statuses)
