@@ -24,6 +24,6 @@ adjust       Holm, Benjamini-Hochberg, Benjamini-Yekutieli, false coverage rate
 effects      effect sizes, heterogeneity over categories
 power        detectable differences, required prompts and seeds, projections
 
-And the command `paired`: compare (with `logs`, which reads those of evaluation tools, and `summary`), and freeze, which
-puts a plan on record. What is computed, and why: docs/statistics.md.
+And the command `paired`: compare (with `inputs`, which reads logs of evaluation tools and tables, and `summary`), and
+freeze, which puts a plan on record. What is computed, and why: docs/statistics.md.
 """

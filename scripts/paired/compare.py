@@ -15,16 +15,24 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import logs
 from .analysis import Analysis, analyse
 from .files import read_json, write_json, write_text
 from .freeze import changes_on_record
-from .plan import read_plan
+from .inputs import contract, read_runs
+from .inputs.runs import Grouping, check_runs
+from .inputs.table import read_table
+from .plan import SCOPES, read_plan
 from .prompts import read_prompts, shared_parents
 from .question import Question, read_question
 from .summary import write_up
 from .tables import write_tables
 
+PLANNING, READING = ("margin", "scope", "continuous"), ("own_prompts", "category", "cluster")
+MISPLACED = (  # flag, the flags that it excludes, why
+    ("scores", ("metric", *PLANNING, *READING), "belongs to logs and tables; --scores has a plan"),
+    ("plan", PLANNING, "makes a plan; --plan has one already"),
+    ("table", READING, "is about logs; a table has columns"),
+)
 Draw = Callable[[Analysis, Path], Sequence[str]]
 
 
@@ -47,7 +55,7 @@ def main(
     given = read_json(args.plan) if args.plan else None
     notes: list[str] = []
     if not args.scores:
-        given, notes = read_logs(args, given)
+        given, notes = read_logs(args, given, question)
     plan = read_plan(given, where=args.plan or "the plan", question=question)
     changes = changes_on_record(plan.sha256, args.plan_lock, program=freeze) if args.plan_lock else None
     caveats = shared_parents(args.runs) if args.runs else []
@@ -88,8 +96,16 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
         metavar="PATH",
         help="a folder of metric=<name>/part-*.parquet, or those files (then no other file is read)",
     )
-    parser.add_argument("--metric", nargs="+", default=[], help="of logs or table: the primary metric, then others")
+    parser.add_argument(
+        "--metric", nargs="+", default=[], help="of logs or table: the primary one, then others; with --plan: unplanned"
+    )
     parser.add_argument("--margin", type=float, help="smallest difference of the primary metric that matters")
+    parser.add_argument("--scope", choices=SCOPES, help="of the primary claims; default: method where there are seeds")
+    parser.add_argument(
+        "--continuous", nargs="+", default=[], metavar="METRIC", help="no yes/no, though mostly 0 and 1"
+    )
+    parser.add_argument("--category", default="task", metavar="FIELD", help="of an item's document; also task, group")
+    parser.add_argument("--cluster", metavar="FIELD", help="what items share (a passage): such a field, task or group")
     parser.add_argument("--own-prompts", action="store_true", help="models may get an item in words of their own")
     parser.add_argument("--plan", metavar="FILE", help="the analysis plan, a JSON object")
     parser.add_argument("--plan-lock", metavar="FILE", help="the record of the plan, made before the scores")
@@ -104,25 +120,29 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
     args = parser.parse_args(arguments)
     if args.scores and not (args.prompts and args.plan):
         parser.error("--scores needs --prompts and --plan")
-    if args.scores and (args.metric or args.margin or args.own_prompts):
-        parser.error("--metric, --margin and --own-prompts belong to logs and tables; --scores has a plan")
-    if args.plan and (args.metric or args.margin):
-        parser.error("--metric and --margin make a plan; --plan has them already")
+    for source_flag, names, why in MISPLACED:
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) != parser.get_default(name)]
+        if getattr(args, source_flag) and given:
+            parser.error(f"{', '.join(given)}: {why}")
     return args
 
 
-def read_logs(args: argparse.Namespace, plan: dict | None) -> tuple[dict, list[str]]:
+def read_logs(args: argparse.Namespace, plan: dict | None, question: Question) -> tuple[dict, list[str]]:
     """(plan, what a reader should know) of logs or a table, which are written to the output in the contract's form."""
+    where = args.plan or "the plan"
+    planned = read_plan(plan, where=where, question=question).metrics if plan is not None else {}
     if args.table:
-        runs = logs.read_table(args.table)
+        runs = read_table(args.table)
     else:
-        runs = logs.read_runs("lm-eval" if args.lm_eval else "inspect", args.lm_eval or args.inspect)
-    notes = logs.check_runs(runs, args.own_prompts)
-    metrics = logs.choose_metrics(runs, list((plan or {}).get("metrics", args.metric)))
+        grouping = Grouping(args.category, args.cluster)
+        runs = read_runs("lm-eval" if args.lm_eval else "inspect", args.lm_eval or args.inspect, grouping)
+    notes = check_runs(runs, args.own_prompts, args.common_seeds)
+    metrics = contract.choose_metrics(runs, [*planned, *args.metric])
     if plan is None:
-        plan = logs.make_plan(runs, metrics, args.margin)
+        plan = contract.make_plan(runs, metrics, args.margin, args.scope, args.continuous)
         write_json(Path(args.output) / "plan.json", plan)
-    logs.write_contract(runs, metrics, Path(args.output))
+    contract.check_values(runs, read_plan(plan, where=where, question=question).metrics)
+    contract.write_contract(runs, metrics, Path(args.output))
     args.scores = [Path(args.output) / "scores" / f"metric={metric}/part-0.parquet" for metric in metrics]
     args.prompts = Path(args.output) / "prompts.parquet"
     return plan, notes

@@ -29,13 +29,16 @@ def sha256_json(value: object) -> str:
 
 
 def read_json(path: str | Path) -> dict:
-    """Read one JSON object; ContractError if the file is missing or is not JSON."""
+    """Read one JSON object; ContractError if the file is missing or holds anything else."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ContractError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ContractError(f"{path}: not valid JSON ({error})") from None
+    if not isinstance(found, dict):
+        raise ContractError(f"{path}: expected a JSON object")
+    return found
 
 
 def read_parquet(path: str | Path) -> pa.Table:

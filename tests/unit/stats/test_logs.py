@@ -268,7 +268,11 @@ def nothing(logs):
         (changed_prompt, LM_EVAL, "item sums/0: base and tuned got the question in different words.*--own-prompts"),
         (no_samples, LM_EVAL, r"samples_sums_.*jsonl: no such file; run lm_eval with --log_samples"),
         (two_runs, LM_EVAL, "base has task 'larger' already; name the one file to use"),
-        (not_a_sample, LM_EVAL, r"samples_larger_.*, line 3: not a sample of lm-evaluation-harness"),
+        (
+            not_a_sample,
+            LM_EVAL,
+            r"samples_larger_.*, line 3: the sample has no doc, .*lm-evaluation-harness 0.4.13 wrote",
+        ),
         (
             nothing,
             (*LM_EVAL[:3], "--metric", "f1"),
@@ -280,7 +284,7 @@ def nothing(logs):
         (nothing, ("--lm-eval", "a=inspect/base.json", "b=lm_eval/base"), "base.json: not a results file of lm-eval"),
         (nothing, ("--lm-eval", "a=nowhere", "b=lm_eval/base"), "nowhere: no such file"),
         (nothing, ("--inspect", "a=inspect/base.json", INSPECT[2]), "a lacks 21 of the 24 items of tuned: larger/q03"),
-        (nothing, ("--inspect", "a=tasks/sums.jsonl", INSPECT[2]), "sums.jsonl: not a readable JSON file"),
+        (nothing, ("--inspect", "a=tasks/sums.jsonl", INSPECT[2]), "sums.jsonl: not valid JSON"),
         (nothing, ("--table", "tasks/larger.jsonl"), "larger.jsonl: column 'arm' is missing"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

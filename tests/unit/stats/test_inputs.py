@@ -1,0 +1,212 @@
+"""Odd input of one's own: an error that names file and line, or a result in which every row is explained."""
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("statsmodels", reason="runs in the stats environment")
+
+from test_logs import LOGS, SEEDS, edit_samples
+
+from paired import compare
+from paired.files import ContractError
+
+README = ("--lm-eval", "base=lm_eval/base", *SEEDS, "--metric", "exact_match", "acc")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments, output="out"):
+    """The command: (contrasts by hypothesis, decision, summary)."""
+    compare.main([*map(str, arguments), "--output", output])
+    rows = pd.read_parquet(Path(output) / "contrasts.parquet").set_index("hypothesis_id")
+    decision = json.loads((Path(output) / "decision.json").read_text())
+    return rows, decision, (Path(output) / "summary.md").read_text()
+
+
+def table(seeds=("1", "2", "3"), n=8, arms=("old", "new"), metrics=("acc",)):
+    """A tidy table of texts, as a csv holds it; line 2 is row 0."""
+    rng = np.random.default_rng(3)
+    return [
+        {"arm": arm, "train_seed": seed, "prompt_id": f"p{i}", "sample_idx": "0", "metric": metric}
+        | {"value": str(rng.integers(2)), "status": ""}
+        for arm, seed, i, metric in itertools.product(arms, seeds, range(n), metrics)
+    ]
+
+
+def compare_table(rows, *more, suffix="csv", metric=("--metric", "acc")):
+    frame = pd.DataFrame(rows)
+    frame.to_csv("scores.csv", index=False) if suffix == "csv" else frame.to_parquet("scores.parquet")
+    return run("--table", f"scores.{suffix}", *metric, *more)
+
+
+def test_the_readme_example_with_one_seed_removed_one_nan_and_one_odd_value(here):
+    shutil.copytree(LOGS / "lm_eval", "lm_eval")
+    with pytest.raises(
+        ContractError, match=r"^tuned has 2 training seeds \(1, 3\), and a claim about the recipe takes 3"
+    ):
+        run(*(part for part in README if not part.startswith("tuned:2")))
+    for value, message in (
+        (float("nan"), "exact_match is nan, which is no finite number"),
+        ("yes", "exact_match is 'yes', which is no finite number"),
+        (None, "exact_match is None, which is no finite number"),
+        (2.0, "exact_match is 2, though 79 of its 80 values are 0 or 1; correct it.*--continuous exact_match"),
+    ):
+        shutil.rmtree("lm_eval")
+        shutil.copytree(LOGS / "lm_eval", "lm_eval")
+        edit_samples(
+            "lm_eval/tuned-2", "sums", lambda rows, v=value: [*rows[:7], rows[7] | {"exact_match": v}, *rows[8:]]
+        )
+        with pytest.raises(ContractError, match=rf"^lm_eval/tuned-2/samples_sums_.*\.jsonl, line 8: {message}"):
+            run(*README)
+    assert not Path("out").exists()
+    rows, *_ = run(*README, "--continuous", "exact_match")
+    assert rows.loc["exact_match/tuned − base/overall", "kind"] == "continuous"
+
+
+def test_two_seeds_of_each_model_take_a_word_about_scope(here):
+    with pytest.raises(ContractError, match=r"old has 2 training seeds \(1, 2\).*--scope checkpoint"):
+        compare_table(table(seeds="12"))
+    rows, decision, _ = compare_table(table(seeds="12"), "--scope", "checkpoint")
+    assert (rows["scope"].iloc[0], decision["primary_scope"]["planned"]) == ("checkpoint", "checkpoint")
+
+
+def test_a_seed_that_one_model_lacks(here):
+    rows = [row for row in table(arms=("old", "mid", "new")) if (row["arm"], row["train_seed"]) != ("mid", "2")]
+    with pytest.raises(ContractError, match=r"^seed 2 of 'mid' is missing \('old', 'new' have it\); .*--common-seeds"):
+        compare_table(rows)
+    found, decision, words = compare_table(rows, "--common-seeds")
+    assert "--common-seeds, acc: seed 2 of new; seed 2 of old left out, since not all models have them" in words
+    assert "The plan asks for claims about the recipe, which need 3 training seeds; there are 2." in words
+    assert decision["primary_scope"] == {"planned": "method", "used": "checkpoint"}
+    assert all({"dropped_seeds", "scope_fallback"} <= set(flags) for flags in found["flags"])
+
+
+ODD_CELLS = [
+    ({"value": "nan"}, "column 'value' holds 'nan', which is no finite number"),
+    ({"value": "inf"}, "column 'value' holds 'inf', which is no finite number"),
+    ({"value": "1e999"}, "column 'value' holds '1e999', which is no finite number"),
+    ({"value": "yes"}, "column 'value' holds 'yes', which is no finite number"),
+    ({"value": "1e308"}, "acc is 1e\\+308, though 47 of its 48 values are 0 or 1"),
+    ({"value": "2"}, "acc is 2, though 47 of its 48 values are 0 or 1; correct it, or if acc is no yes/no metric"),
+    ({"value": ""}, "column 'value' is empty; an output that failed needs a status \\(empty, truncated,"),
+    ({"value": "1", "status": "error"}, "column 'value' holds 1.0 with status 'error'; leave it empty"),
+    ({"value": "", "status": "lost"}, "column 'status' holds 'lost', must be one of ok, empty"),
+    ({"train_seed": "1.5"}, "column 'train_seed' holds '1.5', must be a whole number from -1 on"),
+    ({"train_seed": "one"}, "column 'train_seed' holds 'one', which is no finite number"),
+    ({"train_seed": "1e20"}, "column 'train_seed' holds '1e20', must be a whole number"),
+    ({"prompt_id": ""}, "column 'prompt_id' is empty"),
+    ({"arm": ""}, "column 'arm' is empty"),
+    ({"metric": ""}, "column 'metric' is empty"),
+    ({"sample_idx": "-1"}, "column 'sample_idx' holds '-1', must be a whole number from 0 on"),
+    ({"sample_idx": "0.5"}, "column 'sample_idx' holds '0.5', must be a whole number from 0 on"),
+    (
+        {"prompt_id": "p1"},
+        r"a second score of old:1 \(metric acc, item p1, sample 0\); the first is in scores.csv, line 3",
+    ),
+    ({"gen_sha256": "abc"}, "column 'gen_sha256' holds 'abc', no sha256"),
+    ({"category": "maths"}, "prompt_id 'p5' has another category, cluster or prompt_sha256"),
+]
+
+
+@pytest.mark.parametrize(("cells", "message"), ODD_CELLS, ids=lambda x: ",".join(x) if isinstance(x, dict) else "")
+def test_an_odd_cell_is_an_error_that_names_the_users_own_line(here, cells, message):
+    rows = table()
+    odd = 13 if "category" in cells else 5
+    rows[odd] = rows[odd] | cells
+    with pytest.raises(ContractError, match=rf"^scores.csv, line {odd + 2}: {message}"):
+        compare_table(rows)
+    assert not Path("out").exists(), "nothing derived is left behind"
+
+
+def test_odd_cells_of_parquet(here):
+    for cells, message in (
+        ({"value": float("nan")}, "column 'value' holds nan, which is no finite number"),
+        ({"value": float("inf")}, "column 'value' holds inf"),
+        ({"prompt_id": None}, "column 'prompt_id' is empty"),
+        ({"train_seed": 1.5}, "column 'train_seed' holds 1.5, must be a whole number"),
+    ):
+        rows = [row | {"value": float(row["value"]), "train_seed": float(row["train_seed"])} for row in table()]
+        rows = [{key: value for key, value in row.items() if key not in ("status", "sample_idx")} for row in rows]
+        rows[5] |= cells
+        with pytest.raises(ContractError, match=f"^scores.parquet, row 6: {message}"):
+            compare_table(rows, suffix="parquet")
+
+
+def test_values_that_a_plan_forbids(here):
+    """Also where a derived file would be the first to notice."""
+    rows = table()
+    compare_table(rows)
+    rows[5]["value"] = "0.5"
+    for change, message in (
+        ({}, "0.5 in a binary metric, must be 0 or 1"),
+        ({"kind": "ordinal", "step": 1, "bounds": None}, "0.5 is no multiple of the step 1"),
+        ({"kind": "continuous", "step": None, "bounds": [0.6, 2]}, "0.* outside the bounds"),
+    ):
+        plan = json.loads(Path("out/plan.json").read_text())
+        plan["metrics"]["acc"] |= change
+        Path("plan.json").write_text(json.dumps(plan))
+        with pytest.raises(ContractError, match=rf"^scores.csv, line \d+: acc is {message}"):
+            compare_table(rows, "--plan", "plan.json", metric=())
+
+
+def test_a_sample_number_that_leaves_a_gap(here):
+    rows = table()
+    rows[5]["sample_idx"] = "40000"
+    message = r"^scores.csv, line 7: sample 40000 of old:1 \(metric acc, item p5\), but no sample 39999"
+    with pytest.raises(ContractError, match=message):
+        compare_table(rows)
+
+
+def test_an_absent_row_or_metric_is_no_failed_output(here):
+    with pytest.raises(
+        ContractError, match=r"new:2 has no acc of item p5, sample 0, which old:1 has \(scores.csv, line 12\)"
+    ):
+        compare_table(
+            [
+                r
+                for r in table(metrics=("acc", "f1"))
+                if (r["arm"], r["train_seed"], r["prompt_id"], r["metric"]) != ("new", "2", "p5", "acc")
+            ]
+        )
+    with pytest.raises(ContractError, match="new:1 has no acc on all, which old:1 has; what it has there: f1"):
+        compare_table([r for r in table(metrics=("acc", "f1")) if (r["arm"], r["metric"]) != ("new", "acc")])
+
+
+def test_doubled_lines_of_a_log_name_the_log(here):
+    shutil.copytree(LOGS / "lm_eval", "lm_eval")
+    edit_samples("lm_eval/base", "sums", lambda rows: [*rows, rows[4]])
+    with pytest.raises(
+        ContractError, match=r"^lm_eval/base/samples_sums_.*, line 21: a second score of base .*, line 5"
+    ):
+        run(*README)
+
+
+def test_failed_outputs_of_a_table_count_by_the_rule(here):
+    rows = table(n=40)
+    rows[5] |= {"value": "", "status": "parse_fail"}
+    rows[140] |= {"value": "", "status": "judge_fail"}
+    found, _, words = compare_table(rows)
+    assert "Failed outputs of acc: new 1 of 120 (1 judge_fail), old 1 of 120 (1 parse_fail)." in words
+    assert "counts as 0, the worst value. 1 of 40 prompts left out for all models." in words
+    assert found["n_prompts"].iloc[0] == 39
+
+
+def test_a_metric_outside_the_plan_from_a_table(here):
+    rows = table(n=30, metrics=("acc", "f1"))
+    before, *_ = compare_table(rows)
+    shutil.copy("out/plan.json", "plan.json")
+    after, decision, _ = compare_table(rows, "--plan", "plan.json", metric=("--metric", "f1"))
+    assert after.loc["f1/new − old/overall", "family"] == "exploratory"
+    pd.testing.assert_frame_equal(after[after["metric"] == "acc"], before, check_dtype=False)
+    assert "exploratory, in a family of their own, more taken as better: f1." in decision["banner"]
