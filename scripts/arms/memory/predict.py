@@ -73,11 +73,7 @@ def fake_policy(config: PretrainedConfig, ask: Ask) -> PeftModel:
     """The model of `config` with the adapters of the stage, made as the training and scoring programs make them."""
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_config(
-        config,
-        torch_dtype=models.compute_dtype(ask.precision),
-        attn_implementation="sdpa" if config.model_type != "gpt2" else "eager",
-    )
+    base = AutoModelForCausalLM.from_config(config, torch_dtype=models.compute_dtype(ask.precision))
     base.requires_grad_(False)
     if ask.precision in ("int8", "nf4"):
         quantised(base, ask.precision)

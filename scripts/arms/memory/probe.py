@@ -16,7 +16,8 @@ from arms.data.tokens import COMPLETIONS, encode_rows, take_in_turn
 from arms.job.files import read_jsonl
 from arms.job.out_of_memory import OutOfMemory, out_of_memory
 from arms.model import models
-from arms.scoring.logps import check_forward, takes_forks
+from arms.scoring.agreement import check_forward
+from arms.scoring.logps import takes_forks
 from arms.training.recipe import Recipe, whole_batches
 from arms.training.trainer import build_trainer
 

@@ -60,7 +60,6 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
-        attn_implementation="sdpa" if card["model_type"] != "gpt2" else "eager",
         device_map={"": device},
         **options,
     )

@@ -12,17 +12,20 @@ Training and scoring use the same function, so a policy that has not moved agree
 
 from __future__ import annotations
 
+import inspect
 from os.path import commonprefix
 from typing import TYPE_CHECKING
-
-from arms.job.files import UserError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 SHARED, CHOSEN, REJECTED = 1, 2, 3  # segments of a forked row; 0 is what is not scored: the prompt and padding
-FORKING = ("llama", "mistral", "qwen2")  # model types that take a 4-D attention mask as it is (transformers 4.43)
+# Model types that take a 4-D attention mask as it is (transformers 4.43); `arms.scoring.agreement` tries it each time.
+FORKING = (
+    *("cohere", "gemma", "llama", "mistral", "mixtral", "olmo", "phi", "phi3"),
+    *("qwen2", "qwen2_moe", "stablelm", "starcoder2"),
+)
 
 Batch = dict  # input_ids, position_ids, source, target, segment: int64 (rows, length); attention_mask: see below
 
@@ -105,24 +108,45 @@ def segment_logps(
     """
     import torch
 
-    inner, segment, mask = causal_lm(model), batch["segment"], batch["attention_mask"]
-    if mask.dtype == torch.bool:  # transformers takes a 4-D mask only in its additive form
-        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, torch.finfo(dtype).min)
+    inner, segment, mask, given = causal_lm(model), batch["segment"], batch["attention_mask"], {}
+    if mask.dtype == torch.bool:
+        mask = _additive(mask, batch["position_ids"], sliding_window(inner), dtype)
+    if "position_ids" in inspect.signature(inner.base_model.forward).parameters:
+        given["position_ids"] = batch["position_ids"]  # OPT, Bloom and MPT count them from the mask: the same numbers
     scored = segment > 0
     row = torch.arange(len(segment), device=segment.device).unsqueeze(1).expand_as(segment)[scored]
     with torch.autocast(segment.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        hidden = inner.base_model(
-            input_ids=batch["input_ids"],
-            attention_mask=mask,
-            position_ids=batch["position_ids"],
-            use_cache=False,
-        )[0]
-        logits = inner.get_output_embeddings()(hidden[row, batch["source"][scored]]).float()
+        hidden = inner.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False, **given)[0]
+        logits = _logits(inner, hidden[row, batch["source"][scored]])
     token_logps = logits.gather(1, batch["target"][scored].unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
     spread = torch.zeros(segment.shape, device=segment.device).masked_scatter(scored, token_logps)
     masks = [segment == number for number in range(1, segments + 1)]
     sums = torch.stack([torch.where(mask, spread, 0.0).sum(-1) for mask in masks], dim=1)
     return sums, torch.stack([mask.sum(-1) for mask in masks], dim=1)
+
+
+def sliding_window(model: torch.nn.Module) -> int | None:
+    """How many tokens, itself included, a token sees in a model of FORKING; None: all before it.
+
+    Only Mistral computes one in transformers 4.43; for others `arms.model.limits` keeps rows within it.
+    """
+    config = causal_lm(model).config
+    return config.sliding_window if config.model_type == "mistral" else None
+
+
+def _additive(visible: torch.Tensor, positions: torch.Tensor, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+    """A 4-D mask in the form that transformers takes. It replaces the model's own, so the window has to be in it."""
+    import torch
+
+    if window is not None:
+        visible = visible & (positions[:, None, :, None] - positions[:, None, None, :] < window)
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
+    """Logits fp32 (tokens, vocabulary), scaled after the output head where the model does that (Cohere)."""
+    logits, scale = model.get_output_embeddings()(hidden).float(), getattr(model, "logit_scale", None)
+    return logits if scale is None else logits * scale
 
 
 def pair_batch(pairs: list[dict], pad_id: int, forking: bool) -> Batch:
@@ -147,36 +171,3 @@ def pair_logps(
         )
     sums, counts = segment_logps(model, batch, SHARED, dtype)
     return (*sums[:, 0].chunk(2), *counts[:, 0].chunk(2))
-
-
-def check_forward(model: torch.nn.Module, dtype: torch.dtype) -> bool:
-    """Compare `pair_logps` with the model's own forward pass on a tiny pair; return whether the model takes forks.
-
-    Some architectures change the logits after the output head (soft capping, scaling). For them `segment_logps` would
-    be silently wrong, so it is checked each time a model is loaded. Raises UserError naming the difference.
-    """
-    import torch
-
-    inner = causal_lm(model)
-    device, forking = next(inner.parameters()).device, takes_forks(model)
-    prompt, shared, chosen, rejected = [11, 12, 13], [14], [15, 16, 17], [18, 19]
-    pair = {"prompt_ids": prompt, "chosen_ids": shared + chosen, "rejected_ids": shared + rejected}
-    batch = {name: tensor.to(device) for name, tensor in pair_batch([pair], 0, forking).items()}
-    theirs, training = [], model.training
-    model.eval()
-    with torch.no_grad():
-        ours = [sums.item() for sums in pair_logps(model, batch, forking, dtype)[:2]]
-        for side in ("chosen_ids", "rejected_ids"):
-            ids = torch.tensor([prompt + pair[side]], device=device)
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-                logits = inner(input_ids=ids, use_cache=False).logits.float()
-            logps = logits[:, :-1].log_softmax(-1).gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
-            theirs.append(logps[:, len(prompt) - 1 :].sum().item())
-    model.train(training)
-    difference = max(abs(a - b) for a, b in zip(ours, theirs, strict=True))
-    if not difference < (1e-3 if dtype == torch.float32 else 0.5):
-        raise UserError(
-            f"{type(inner).__name__}: log-probabilities differ by {difference:.4f} nats from the model's own forward "
-            "pass; this architecture is not supported. Llama, Mistral, Qwen2 and GPT-2 are."
-        )
-    return forking

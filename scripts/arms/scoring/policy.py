@@ -10,7 +10,7 @@ from arms.job.files import read_json
 from arms.job.program import JobParser
 from arms.job.progress import add_checkpoint_arguments
 from arms.model import models
-from arms.scoring.logps import check_forward
+from arms.scoring.agreement import check_forward
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -7,7 +7,8 @@ from trl import DPOTrainer
 
 from arms.data.tokens import load_tokenizer, read_tokens
 from arms.model.models import load_base, new_adapter
-from arms.scoring.logps import check_forward, completion_batch, pair_batch, pair_logps, segment_logps
+from arms.scoring.agreement import check_forward
+from arms.scoring.logps import completion_batch, pair_batch, pair_logps, segment_logps
 
 
 def noisy_adapter(base, std=0.1):
@@ -27,12 +28,8 @@ def tiny(request, tmp_path_factory):
     study = make_study(tmp_path_factory.mktemp(request.param), request.param)
     card = study.folder / "model" / "model.json"
     base = load_base(card, "fp32")
-    return (
-        noisy_adapter(base),
-        load_tokenizer(card),
-        read_tokens(study.folder / "pairs.parquet"),
-        check_forward(base, torch.float32),
-    )
+    forking = check_forward(base, torch.float32)
+    return noisy_adapter(base), load_tokenizer(card), read_tokens(study.folder / "pairs.parquet"), forking
 
 
 def trl_logps(model, pairs, side, pad_id):
