@@ -9,10 +9,12 @@ score_files  score tables on disk, every rule of the contract checked, errors th
 scores       one metric as dense arrays, and what a missing output counts as
 estimate     the hypotheses, the paired differences of each, and what describes them
 scopes       one hypothesis: both scopes of claim (checkpoint, method) from one array of paired differences
+pooling      one seed variance for trained arms that vary alike
 families     families, adjusted p-values, a verdict in one word
 caveats      what limits the claims: seeds left out, failed outputs, metrics outside the plan
 decision     the gates, and GO / HOLD / NO-GO / INVALID
 words        verdict, answer and decision in sentences
+variation    shares of prompts, seeds and samples, and what one more of each would buy
 tables       everything as tables with fixed columns
 
 The methods that they use:
@@ -23,6 +25,8 @@ proportions  one-seed binary data: Tango, Newcombe, odds ratio
 adjust       Holm, Benjamini-Hochberg, Benjamini-Yekutieli, false coverage rate
 effects      effect sizes, heterogeneity over categories
 power        detectable differences, required prompts and seeds, projections
+forecast     the chance of each decision before a study runs
+rule         the numbers of the rule
 
 And the command `paired`: compare (with `inputs`, which reads logs of evaluation tools and tables, and `summary`), and
 freeze, which puts a plan on record. What is computed, and why: docs/statistics.md.

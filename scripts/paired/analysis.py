@@ -14,16 +14,18 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from .caveats import failed_outputs, left_out, outside
+from .caveats import failed_outputs, left_out, outside, pooling
 from .decision import ScoreFacts, decide
 from .estimate import ArmMean, arm_means, estimates, make_groups
 from .families import Claim, make_claims
 from .files import ContractError
 from .plan import Plan
+from .pooling import seed_pools
 from .scopes import Finding, find
 from .score_files import find_scores, read_scores, unplanned_metric
 from .scores import Scores
 from .tables import MissingOutputs, make_tables, missing_outputs
+from .variation import Sampling, sampling_of, seed_spreads
 from .words import in_words
 
 
@@ -65,6 +67,7 @@ def analyse(
     findings: list[Finding] = []
     means: list[ArmMean] = []
     missing: list[MissingOutputs] = []
+    sampling: list[Sampling] = []
     for name, metric in plan.metrics.items():
         table = read_scores(files[name], plan, metric, prompts, common_seeds=common_seeds)
         say(
@@ -73,16 +76,24 @@ def analyse(
         )
         facts[name] = ScoreFacts(name, table.seeds, table.dropped_seeds, table.identical, table.missing_rates)
         missing += missing_outputs(table)
+        sampling.append(sampling_of(table))
         more_means, more_findings = _one_metric(table, prompts, plan)
         means += more_means
         findings += more_findings
         del table  # before the next one is read
     claims = make_claims(findings, plan, exploratory=bool(plan_changes))
     decision = decide(plan, claims, {name: facts[name] for name in planned}, plan_changes)
-    caveats = [*left_out(facts.values()), *failed_outputs(missing, plan.metrics), *outside(unplanned), *caveats]
+    spreads = list(seed_spreads(means, plan))
+    caveats = [
+        *left_out(facts.values()),
+        *pooling(spreads, plan),
+        *failed_outputs(missing, plan.metrics),
+        *outside(unplanned),
+        *caveats,
+    ]
     return Analysis(
         claims=claims,
-        tables=make_tables(claims, means, missing),
+        tables=make_tables(claims, means, missing, spreads, sampling),
         decision=in_words(plan, claims, decision, facts, plan_changes, caveats),
     )
 
@@ -93,4 +104,9 @@ def _one_metric(scores: Scores, prompts: pd.DataFrame, plan: Plan) -> tuple[list
         raise ContractError(f"metric {name!r}: every prompt has a failed output (see its status), none is left")
     groups = make_groups(scores, prompts, plan)
     means = [mean for group in groups for mean in arm_means(scores, group, plan)]
-    return means, [find(estimate, sample, plan) for estimate, sample in estimates(scores, groups, plan)]
+    pools = seed_pools(means) if plan.pool_seed_variance else {}
+    found = []
+    for estimate, sample in estimates(scores, groups, plan):
+        of = estimate.hypothesis
+        found.append(find(estimate, sample, plan, pools.get((of.metric.name, of.group_kind, of.group))))
+    return means, found

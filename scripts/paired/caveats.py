@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from .decision import ScoreFacts
-from .plan import Metric
+from .plan import Metric, Plan
 from .scores import INFRA_FAILURES, MODEL_FAILURES
 from .tables import MissingOutputs
+from .variation import SeedSpread
 
 
 def left_out(facts: Iterable[ScoreFacts]) -> Iterator[str]:
@@ -50,6 +51,30 @@ def failed_outputs(missing: Sequence[MissingOutputs], metrics: dict[str, Metric]
         if dropped := own[0].n_prompts_dropped:
             text += f" {dropped} of {own[0].n_prompts} prompts left out for all models."
         yield text
+
+
+def pooling(spreads: Sequence[SeedSpread], plan: Plan) -> Iterator[str]:
+    """Where trained arms share one seed variance, and where they should but do not vary alike."""
+    overall = {row.metric: row for row in spreads if row.group_kind == "overall"}
+    if not plan.pool_seed_variance or not overall:
+        return
+    shared, not_alike = [], []
+    for metric, row in sorted(overall.items()):
+        if row.pooled == "yes":
+            shared.append(f"{metric} (p = {row.p_equal:.2g})")
+        else:
+            p = "" if row.p_equal is None else f" (p = {row.p_equal:.2g})"
+            not_alike.append(f"{metric}: {row.pooled.removeprefix('no: ')}{p}")
+    if not_alike:
+        yield (
+            f"SEED VARIANCE NOT POOLED, though the plan asks for it: {'; '.join(not_alike)}. Each contrast keeps its "
+            "own there, so its interval for the recipe is wider."
+        )
+    if shared:
+        yield (
+            f"The trained arms share one seed variance, as planned: {', '.join(shared)} that none varies more; with "
+            "few seeds that test sees only large differences."
+        )
 
 
 def outside(unplanned: Collection[str]) -> Iterator[str]:

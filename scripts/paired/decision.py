@@ -6,15 +6,15 @@ alpha and none is adjusted for the others. What is adjusted are the claims about
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from .estimate import OVERALL, hypothesis_id
-from .families import SEEDS_FOR_CLAIMS, Claim, scope_of, verdict
+from .families import Claim, scope_of, verdict
 from .intervals import MarginTests
 from .plan import Plan
 from .question import Question, Rule
+from .rule import SEEDS_FOR_CLAIMS, seeds_that_agree
 
 MOST_MISSING = 0.02
 MOST_MISSING_GAP = 0.01
@@ -153,7 +153,7 @@ def apply_rule(
     for guard in guardrails:
         if guard.p_noninferior is None or guard.p_noninferior > alpha:
             reasons.append(f"guardrail {guard.name} is not shown to be safe")
-    needed = math.ceil(2 * n_seeds / 3)
+    needed = seeds_that_agree(n_seeds)
     if seeds_same_sign < needed:
         reasons.append(f"only {seeds_same_sign} of {n_seeds} seeds agree in sign on {rule.gain} ({needed} needed)")
     if reasons:

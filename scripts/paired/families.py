@@ -12,10 +12,10 @@ from . import adjust
 from .estimate import Hypothesis
 from .intervals import Interval, MarginTests
 from .plan import Plan
+from .rule import SEEDS_FOR_CLAIMS
 from .scopes import CHECKPOINT, Finding, Scope
 
 FAMILIES = ("primary", "secondary", "exploratory")
-SEEDS_FOR_CLAIMS = 3
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ class Plan:
     min_prompts_category: int
     draws: int
     train_seeds: tuple[int, ...] | None
+    pool_seed_variance: bool
     question: Question = field(repr=False)
     sha256: str = field(repr=False)
 
@@ -62,6 +63,7 @@ class Plan:
 KEYS = {
     "seed", "alpha", "q", "primary_metric", "contrasts", "primary_contrasts", "primary_scope", "secondary_scope",
     "weighting", "min_prompts_category", "monte_carlo", "metrics", "train_seeds",
+    "pool_seed_variance",
 }  # fmt: skip
 NO_QUESTION = Question()
 EXAMPLE = '{"tuned - base": {"tuned": 1, "base": -1}}'
@@ -101,6 +103,7 @@ def read_plan(plan: object, *, where: str = "plan", question: Question = NO_QUES
         q=_probability(plan, where, "q"),
         min_prompts_category=_integer(plan, where, "min_prompts_category", 20, minimum=1),
         draws=_integer(monte_carlo, f"{where}, key 'monte_carlo'", "B", 19_999, minimum=99),
+        pool_seed_variance=_flag(plan, where, "pool_seed_variance"),
         train_seeds=None if train_seeds is None else tuple(sorted(set(train_seeds))),
         question=question,
         sha256=sha256_json(plan),
@@ -149,6 +152,13 @@ def _integer(value: dict, where: str, key: str, default: int, minimum: int) -> i
     found = value.get(key, default)
     if isinstance(found, bool) or not isinstance(found, int) or found < minimum:
         raise ContractError(f"{where}, key {key!r}: must be an integer of at least {minimum}, found {found!r}")
+    return found
+
+
+def _flag(value: dict, where: str, key: str) -> bool:
+    found = value.get(key, False)
+    if not isinstance(found, bool):
+        raise ContractError(f"{where}, key {key!r}: must be true or false, found {found!r}")
     return found
 
 

@@ -92,7 +92,8 @@ class Design:
     """Variance components per prompt, per seed and per cell, which say what another design would give.
 
     prompt, seed, resid: squared units of the metric. df_share: degrees of freedom per prompt (below 1 when prompts
-    come in clusters). n, n_seeds: the design that they were estimated from.
+    come in clusters). n, n_seeds: the design that they were estimated from. df_seed: degrees of freedom of the seeds
+    for each of n_seeds - 1; more than 1 where arms share a seed variance.
     """
 
     prompt: float
@@ -101,9 +102,12 @@ class Design:
     df_share: float
     n: int
     n_seeds: int
+    df_seed: float = 1.0
 
     @classmethod
-    def observed(cls, v_prompt: float, df: float, v_seed: float, v_resid: float, n: int, n_seeds: int) -> Design:
+    def observed(
+        cls, v_prompt: float, df: float, v_seed: float, v_resid: float, n: int, n_seeds: int, df_seed: float = 1.0
+    ) -> Design:
         """Components from variances of the mean: V_prompt = prompt/n + resid/(nS), V_seed = seed/S + resid/(nS)."""
         return cls(
             prompt=n * max(v_prompt - v_resid, 0.0),
@@ -112,13 +116,14 @@ class Design:
             df_share=df / max(n - 1, 1),
             n=n,
             n_seeds=n_seeds,
+            df_seed=df_seed,
         )
 
     def components(self, n: int, n_seeds: int) -> Components:
         """The method scope with n prompts and n_seeds >= 2 seeds; its first entry is the checkpoint scope."""
         noise = self.resid / (n * n_seeds)
         df = max(self.df_share * (n - 1), 1.0)
-        return [(self.prompt / n + noise, df), (self.seed / n_seeds + noise, n_seeds - 1)]
+        return [(self.prompt / n + noise, df), (self.seed / n_seeds + noise, self.df_seed * (n_seeds - 1))]
 
     def detectable(self, n: int, n_seeds: int, alpha: float, scope: str) -> float:
         """MDE at 80% power of the design, for scope "checkpoint" or "method"."""

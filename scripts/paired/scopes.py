@@ -27,6 +27,7 @@ from .intervals import (
     two_sided_p,
 )
 from .plan import Plan
+from .pooling import SeedPool
 from .scores import macro_weights
 from .signflip import SignFlip, signflip
 
@@ -117,8 +118,11 @@ class Inference:
         if self.checkpoint.components is None:
             return None
         (v_prompt, df), seeds = self.checkpoint.components[0], self.seeds
-        v_seed, v_resid = (seeds.v_seed, seeds.v_resid) if seeds is not None else (0.0, 0.0)
-        return power.Design.observed(v_prompt, df, v_seed, v_resid, self.n_prompts, self.n_seeds)
+        if seeds is None or self.method.components is None:
+            return power.Design.observed(v_prompt, df, 0.0, 0.0, self.n_prompts, self.n_seeds)
+        v_seed, df_seed = self.method.components[1]
+        share = df_seed / (self.n_seeds - 1)
+        return power.Design.observed(v_prompt, df, v_seed, seeds.v_resid, self.n_prompts, self.n_seeds, share)
 
 
 def infer(
@@ -129,6 +133,7 @@ def infer(
     binary: bool = False,
     lattice: float | None = None,
     category: np.ndarray | None = None,
+    pooled: tuple[float, float] | None = None,
     alpha: float = 0.05,
     rng: np.random.Generator | None = None,
     draws: int = 19_999,
@@ -139,7 +144,8 @@ def infer(
     (0 .. G - 1, none empty); None: every prompt is its own. binary_pair: the values are differences of two 0/1 scores
     (one sample, two arms), which with one seed and single-prompt clusters gives McNemar and Tango. binary: the metric
     is binary, which gives an interval even when nothing differs. lattice: see `signflip`, for cluster sums of the mean
-    over seeds. category: int [n]; given, the estimate is the mean of category means (macro weighting).
+    over seeds. category: int [n]; given, the estimate is the mean of category means (macro weighting). pooled: (V_seed,
+    degrees of freedom) in place of the differences' own (`pooling`).
 
     The sign-flip statistic is the sum over prompts of their weight in the estimate.
     """
@@ -163,7 +169,7 @@ def infer(
         found = replace(found, theta=tuple(seeds.theta.tolist()))
     if np.sqrt(v_prompt) <= 1e-12 * largest:
         return _no_variance(found, alpha)
-    return _both_scopes(found, v_prompt, df, alpha)
+    return _both_scopes(found, v_prompt, df, pooled, alpha)
 
 
 def _test(
@@ -227,7 +233,9 @@ def _no_variance(found: Inference, alpha: float) -> Inference:
     )
 
 
-def _both_scopes(found: Inference, v_prompt: float, df: float, alpha: float) -> Inference:
+def _both_scopes(
+    found: Inference, v_prompt: float, df: float, pooled: tuple[float, float] | None, alpha: float
+) -> Inference:
     """The usual case: prompts vary, and with more than one seed there are seeds that may."""
     components, seeds = [(v_prompt, df)], found.seeds
     ends = interval(found.estimate, components, alpha)
@@ -239,8 +247,9 @@ def _both_scopes(found: Inference, v_prompt: float, df: float, alpha: float) -> 
         ci_method="tango" if found.table else "cr2_t",
     )
     if seeds is not None:
-        both = [*components, (seeds.v_seed, found.n_seeds - 1)]
-        beyond = [*components, (max(seeds.v_seed - seeds.v_resid, 0.0), found.n_seeds - 1)]
+        v_seed, df_seed = pooled or (seeds.v_seed, found.n_seeds - 1)
+        both = [*components, (v_seed, df_seed)]
+        beyond = [*components, (max(v_seed - seeds.v_resid, 0.0), df_seed)]
         method = Scope(
             METHOD,
             found.estimate,
@@ -329,8 +338,8 @@ class Finding:
         return self.estimate.missing.bounds if self.estimate.missing.any else (self.inference.estimate,) * 2
 
 
-def find(estimate: Estimate, sample: Sample, plan: Plan) -> Finding:
-    """What the data of one hypothesis say in both scopes."""
+def find(estimate: Estimate, sample: Sample, plan: Plan, pool: SeedPool | None = None) -> Finding:
+    """What the data of one hypothesis say in both scopes. pool: of its group of prompts, if the plan asks for it."""
     rng, rng_key = random_generator(plan.seed, estimate.hypothesis.id)
     inference = infer(
         sample.differences,
@@ -339,11 +348,14 @@ def find(estimate: Estimate, sample: Sample, plan: Plan) -> Finding:
         binary=sample.binary,
         lattice=sample.lattice,
         category=sample.category,
+        pooled=pool.component(estimate.hypothesis.weights) if pool is not None and pool.alike else None,
         alpha=plan.alpha,
         rng=rng,
         draws=plan.draws,
     )
     table = None
+    if pool is not None and not pool.alike:
+        inference = replace(inference, flags=(*inference.flags, "seeds_not_pooled"))
     if sample.binary_pair and inference.table is not None and sample.codes is None and inference.n_seeds == 1:
         n12, n21, n = inference.table
         both = estimate.both

@@ -21,6 +21,7 @@ from .families import Claim
 from .files import atomic_path, write_json
 from .scopes import CHECKPOINT, METHOD
 from .scores import NO_SEED, STATUSES, Scores
+from .variation import Sampling, SeedSpread, Variation, variations
 from .words import Sentence, difference_test
 
 PROJECTED_PROMPTS = (0.5, 1, 2, 4)
@@ -281,9 +282,15 @@ def category_tests(claims: Sequence[Claim]) -> list[CategoryTest]:
 
 
 def make_tables(
-    claims: Sequence[Claim], arm_means: Sequence[ArmMean], missing: Sequence[MissingOutputs]
+    claims: Sequence[Claim],
+    arm_means: Sequence[ArmMean],
+    missing: Sequence[MissingOutputs],
+    spreads: Sequence[SeedSpread],
+    sampling: Sequence[Sampling],
 ) -> dict[str, pa.Table]:
-    """Every table of a study by its name. claims: sorted by hypothesis."""
+    """Every table of a study by its name. claims: sorted by hypothesis. sampling: of each metric."""
+    samples = {own.metric: own for own in sampling}
+    varied = [row for claim in claims for row in variations(claim, samples[claim.hypothesis.metric.name])]
     varying = [claim for claim in claims if claim.finding.inference.design is not None]
     effects = [row for claim in claims for row in seed_effects(claim)]
     projected = [row for claim in claims for row in projections(claim)]
@@ -294,6 +301,8 @@ def make_tables(
         "variance": _table(VARIANCE_COLUMNS, varying),
         "projection": _records(Projection, projected, "hypothesis_id", "n_prompts", "n_seeds"),
         "heterogeneity": _records(CategoryTest, category_tests(claims), "metric", "contrast"),
+        "seed_spread": _records(SeedSpread, spreads, "metric", "group_kind", "group", "arm"),
+        "variation": _records(Variation, varied, "metric", "contrast", "source"),
         "missing": _records(MissingOutputs, missing, "metric", "arm", "train_seed"),
     }
 

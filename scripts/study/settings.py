@@ -75,7 +75,10 @@ class Settings:
         The training seeds belong to it: adding seeds after looking at scores is optional stopping.
         """
         chosen = self.config["statistics"]
+        # Named only where it is chosen: the record of a plan without it stays what it was.
+        pooled = {"pool_seed_variance": True} if chosen["pool_seed_variance"] else {}
         return {
+            **pooled,
             "seed": chosen["seed"],
             "train_seeds": sorted(self.config["seeds"]),
             "alpha": chosen["alpha"],

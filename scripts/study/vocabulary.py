@@ -47,7 +47,10 @@ METRICS = {
 }
 
 FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
-TABLES = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
+TABLES = (
+    "contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing", "seed_spread",
+    "variation",
+)  # fmt: skip
 REPORTED_TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing")  # those that the report reads
 
 # data set of the token files: (key in the config's data section, kind of rows, the audit that must have passed)

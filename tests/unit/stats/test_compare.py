@@ -49,7 +49,10 @@ PLAN = {
     },
 }
 EFFECTS = {"base": 0.0, "sft": 0.4, "sft_dpo": 1.6, "dpo_only": 1.0}
-TABLES = ("contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing")
+TABLES = (
+    "contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing", "seed_spread",
+    "variation",
+)  # fmt: skip
 
 
 def make_study(folder, n_seeds=3, n=48):

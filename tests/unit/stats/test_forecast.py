@@ -1,0 +1,137 @@
+"""Forecasts of decisions: the same decisions as those of the package, and the chances of simulated scores."""
+
+import dataclasses
+import gc
+import itertools
+
+import pytest
+
+pytest.importorskip("statsmodels", reason="runs in the stats environment")
+
+import numpy as np
+from questions import CONTRASTS, QUESTION
+from scipy import stats
+
+from paired.decision import ScoreFacts, decide
+from paired.effects import EffectSizes
+from paired.estimate import Estimate, Hypothesis, Missing
+from paired.families import make_claims
+from paired.forecast import Rule, chances, decisions, guess, largest_share, simulate, t_quantile
+from paired.intervals import two_sided_p
+from paired.plan import read_plan
+from paired.pooling import pool_seeds
+from paired.scopes import CHECKPOINT, METHOD, Finding, Inference, Scope
+from paired.signflip import SignFlip
+
+MEANS = {"base": 0.45, "sft": 0.55, "sft_dpo": 0.68, "dpo_only": 0.63}
+
+
+def model(means=MEANS, seed_sd=0.03):
+    return guess(means, QUESTION.untrained, variance=0.24, seed_sd=seed_sd, same_prompt=0.3, same_arm=0.4)
+
+
+def rule(margin=0.05, *, pool=False, alpha=0.05, method=True):
+    return Rule(CONTRASTS["C1"], CONTRASTS["C2"], margin, alpha, method, pool)
+
+
+@pytest.mark.parametrize("df", [1, 2, 4, 7.3, 119, 10**6])
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.05 / 3, 0.001])
+def test_quantiles_are_scipys(df, alpha):
+    assert t_quantile(alpha, df) == pytest.approx(stats.t.isf(alpha / 2, df), rel=1e-6)
+
+
+@pytest.mark.parametrize(("arms", "n_seeds"), [(2, 2), (3, 3), (3, 10), (5, 4)])
+def test_largest_share_is_cochrans(arms, n_seeds):
+    share = largest_share(arms, n_seeds, 0.05)
+    assert arms * stats.beta.sf(share, (n_seeds - 1) / 2, (arms - 1) * (n_seeds - 1) / 2) == pytest.approx(0.05)
+
+
+@pytest.fixture
+def quick_collections():
+    """statsmodels collects garbage at each of Holm's adjustments; without old objects that takes no time."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+def by_the_package(means, v_prompt, df, arms, plan):
+    """The decision of one simulated study by `decide`, from the same numbers."""
+    n_seeds, findings = len(means), []
+    by_arm = dict(zip(arms, means.T, strict=True))
+    pool = pool_seeds({arm: own for arm, own in by_arm.items() if arm != "base"}) if plan.pool_seed_variance else None
+    for place, contrast in enumerate(("C1", "C2")):
+        weights = CONTRASTS[contrast]
+        theta = sum(weight * by_arm[arm] for arm, weight in weights.items())
+        estimate, components = float(theta.mean()), [(v_prompt[place], df)]
+        found = [Scope(CHECKPOINT, estimate, two_sided_p(components, estimate), components=components)]
+        if n_seeds > 1:
+            own = (theta.var(ddof=1) / n_seeds, n_seeds - 1)
+            both = [*components, pool.component(weights) if pool is not None and pool.alike else own]
+            found.append(Scope(METHOD, estimate, two_sided_p(both, estimate), components=both))
+        flip = SignFlip(0.0, 0.5, 0.5, 100, 1e-9, "lattice")
+        inference = Inference(estimate, 100, 100, n_seeds, flip, found[0], found[-1], theta=tuple(theta))
+        hypothesis = Hypothesis(plan.metrics["m"], contrast, weights, "overall", "__all__", True)
+        seeds = tuple(range(n_seeds))
+        described = Estimate(hypothesis, 0.0, 0.0, EffectSizes(), 0, None, Missing(0, 0), seeds, False, False)
+        findings.append(Finding(described, inference, None, ""))
+    facts = {"m": ScoreFacts("m", seeds, {}, [], {"sft": 0.0})}
+    return decide(plan, make_claims(findings, plan), facts, None).result
+
+
+@pytest.mark.usefixtures("quick_collections")
+@pytest.mark.parametrize(
+    ("n_seeds", "pool", "margin"), list(itertools.product((1, 2, 3, 5), (False, True), (None, 0.08)))
+)
+def test_each_simulated_study_is_decided_as_the_package_decides_it(n_seeds, pool, margin):
+    metric = {"kind": "continuous", "higher_is_better": True, "margin": margin}
+    plan = {"metrics": {"m": metric}, "primary_metric": "m", "pool_seed_variance": pool}
+    plan = read_plan({**plan, "primary_contrasts": ["C1", "C2"], "contrasts": {c: CONTRASTS[c] for c in ("C1", "C2")}},
+                     question=QUESTION)  # fmt: skip
+    seen = set()
+    for means in (MEANS, MEANS | {"sft": 0.68}, MEANS | {"sft": 0.9}):
+        own = model(means)
+        studies = simulate(own, rule(margin, pool=pool), 150, n_seeds, 150, 60, np.random.default_rng(n_seeds))
+        found = decisions(studies, rule(margin, pool=pool))
+        for i in range(60):
+            result = by_the_package(studies.means[i], studies.v_prompt[i], studies.df, own.arms, plan)
+            assert found[result.lower().replace("-", "_")][i], (i, result)
+            seen.add(result)
+    assert seen == ({"GO", "HOLD", "NO-GO"} if margin else {"HOLD", "NO-GO"}), "a test that sees all decisions"
+
+
+def test_simulated_studies_have_the_moments_of_the_model():
+    own = model(seed_sd=0.05)
+    studies = simulate(own, rule(), 50, 4, 50, 40_000, np.random.default_rng(0))
+    assert studies.means.mean(axis=(0, 1)) == pytest.approx(list(MEANS.values()), abs=1e-3)
+    theta = studies.means[:, :, 2] - studies.means[:, :, 1]
+    between = 2 * (0.05**2 + 0.6 * 0.24 / 50)
+    assert theta.var(axis=1, ddof=1).mean() == pytest.approx(between, rel=0.02)
+    of_prompts = 2 * (0.1 * 0.24 + 0.6 * 0.24 / 4) / 50
+    assert studies.v_prompt.mean(axis=0) == pytest.approx([of_prompts] * 2, rel=0.02)
+    assert theta.mean(axis=1).var() == pytest.approx(of_prompts + 2 * 0.05**2 / 4, rel=0.02)
+    base = studies.means[:, :, 0]
+    assert np.ptp(base, axis=1).max() < 1e-9, "one run of the base stands against every seed"
+
+
+def test_clusters_cost_what_their_correlation_costs():
+    own = dataclasses.replace(model(), correlation=0.5)
+    apart = simulate(own, rule(), 200, 3, 200, 20_000, np.random.default_rng(0))
+    together = simulate(own, rule(), 200, 3, 20, 20_000, np.random.default_rng(0))
+    assert together.df == 19
+    prompts, rest = 2 * 0.1 * 0.24, 2 * 0.6 * 0.24 / 3
+    expected = (prompts * (1 + 9 * 0.5) + rest) / (prompts + rest)
+    assert together.v_prompt.mean() / apart.v_prompt.mean() == pytest.approx(expected, rel=0.02)
+
+
+def test_chances_add_up_and_go_where_they_must():
+    few, many = chances(model(), rule(), 100, 3), chances(model(), rule(), 3000, 10)
+    for one in (few, many):
+        assert one.go + one.hold + one.no_go == pytest.approx(1)
+    assert many.go > 0.95 > 0.5 > few.go
+    assert chances(model(), rule(), 120, 3, seed=1).go != chances(model(), rule(), 120, 3).go
+    assert chances(model(), rule(), 120, 3) == chances(model(), rule(), 120, 3)
+    assert chances(model(), rule(None), 3000, 10).go == 0, "without a margin nothing is shown to be not worse"
+    harmful = chances(model(MEANS | {"sft": 0.95}), rule(), 3000, 10)
+    assert harmful.no_go > 0.95
+    alone = chances(model(), Rule(CONTRASTS["C1"], None, None), 3000, 10)
+    assert alone.go == alone.gain_superior > 0.95
