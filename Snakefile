@@ -14,7 +14,7 @@ sys.path.insert(0, str(HOME / "scripts"))
 
 from study.command import RUN, RUN_ON_THREADS, SHOW
 from study.engine import Engine
-from study.vocabulary import DATASETS, FIGURES, METRICS, REPORTED_TABLES, TABLES, TRAINED
+from study.vocabulary import DATA, DATASETS, FIGURES, HELDOUT, METRICS, REPORTED_TABLES, TABLES, TRAINED
 
 if not workflow.overwrite_configfiles:
 

@@ -1,74 +1,57 @@
-"""The data: checked as text, then turned into token ids once for all arms.
+"""The data: checked as text and written in one layout, then turned into token ids once for all arms.
 
-Each check owns its files and sees the others only to find leakage, and held-out prompts that nobody could grade: these
-are `ancient`, since another held-out prompt is no reason to train again. Whichever file changes, its own check compares
+Each check owns one file and sees the others only to find leakage, and what would stop the study later: these are
+`ancient`, since another held-out prompt is no reason to train again. Whichever file changes, its own check compares
 it with the others before anything is made from it. The checks run where the graders are.
 """
 
 
-rule check_sft:
-    """Check the SFT rows as text, and that no held-out prompt is among them."""
+rule check_data:
+    """Check one data file as text beside the others, describe it, and write its rows in the layout that all jobs read."""
     input:
-        sft=config["data"]["sft"],
-        heldout_pairs=ancient(config["data"]["heldout_pairs"]),
-        heldout_prompts=ancient(config["data"]["heldout_prompts"]),
+        data=lambda wildcards: config["data"][wildcards.data],
+        beside=ancient(lambda wildcards: study.beside(wildcards.data)),
     output:
-        audit="<results>/data/sft.audit.json",
-        manifest="<results>/data/sft.manifest.json",
+        rows="<results>/data/{data}.parquet",
+        audit="<results>/data/{data}.audit.json",
+        manifest="<results>/data/{data}.manifest.json",
     log:
-        "<logs>/check_sft.log",
+        "<logs>/check_data/{data}.log",
     benchmark:
-        "<benchmarks>/check_sft.tsv"
+        "<benchmarks>/check_data/{data}.tsv"
     conda:
         "../envs/grade.yaml"
     params:
-        **program("check_sft", "grade", {}),
+        **program("check_data", "grade", {}, sources=study.sources, least=study.least_rows),
     shell:
         RUN
 
 
-use rule check_sft as check_preferences with:
-    # Check the pairs as text, and that no held-out prompt is among them.
+rule list_heldout:
+    """List the held-out pairs and prompts for the statistics."""
     input:
-        pairs=config["data"]["pairs"],
-        heldout_pairs=ancient(config["data"]["heldout_pairs"]),
-        heldout_prompts=ancient(config["data"]["heldout_prompts"]),
+        heldout=expand("<results>/data/{data}.parquet", data=HELDOUT),
     output:
-        audit="<results>/data/preferences.audit.json",
-        manifest="<results>/data/preferences.manifest.json",
-    log:
-        "<logs>/check_preferences.log",
-    benchmark:
-        "<benchmarks>/check_preferences.tsv"
-    params:
-        **program("check_preferences", "grade", {}),
-
-
-use rule check_sft as check_heldout with:
-    # Check the held-out pairs and prompts as text, that none is trained on, and list them for the statistics.
-    input:
-        sft=ancient(config["data"]["sft"]),
-        pairs=ancient(config["data"]["pairs"]),
-        heldout_pairs=config["data"]["heldout_pairs"],
-        heldout_prompts=config["data"]["heldout_prompts"],
-    output:
-        audit="<results>/data/heldout.audit.json",
         prompts="<results>/data/prompts.parquet",
-        manifest="<results>/data/heldout.manifest.json",
+        audit="<results>/data/prompts.audit.json",
+        manifest="<results>/data/prompts.manifest.json",
     log:
-        "<logs>/check_heldout.log",
+        "<logs>/list_heldout.log",
     benchmark:
-        "<benchmarks>/check_heldout.tsv"
+        "<benchmarks>/list_heldout.tsv"
+    conda:
+        "../envs/grade.yaml"
     params:
-        **program("check_heldout", "grade", {}),
+        **program("list_heldout", "grade", {}),
+    shell:
+        RUN
 
 
 rule tokenize_data:
     """Turn one data set into token ids, once, for every arm."""
     input:
         model="<results>/model/model.json",
-        data=lambda wildcards: config["data"][DATASETS[wildcards.dataset][0]],
-        gates=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset][2]}.audit.json",
+        data=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset]}.parquet",
         rung=lambda wildcards: ladder.token_rungs(wildcards.dataset),
     output:
         tokens="<results>/tokens/{dataset}.parquet",
@@ -84,7 +67,7 @@ rule tokenize_data:
         runtime=60,
     params:
         **program(
-            "tokenize_data", "train", settings.tokens, kind=lambda wildcards, output: DATASETS[wildcards.dataset][1]
+            "tokenize_data", "train", settings.tokens, kind=lambda wildcards, output: DATA[DATASETS[wildcards.dataset]]
         ),
     shell:
         RUN

@@ -55,7 +55,7 @@ use rule score_pairs as generate with:
 rule grade:
     """Scores of one run, in the form of the statistics' data contract."""
     input:
-        prompts=config["data"]["heldout_prompts"],
+        prompts="<results>/data/heldout_prompts.parquet",
         generations="<results>/{run}/generations.parquet",
         pair_logps="<results>/{run}/heldout_logps.parquet",
     output:

@@ -28,11 +28,8 @@ rule probe_memory:
     """Train a few steps on the worst micro-batches of a stage: smaller ones, then shorter rows, until they fit."""
     input:
         model="<results>/model/model.json",
-        data=lambda wildcards: config["data"][DATASETS[TRAINED[wildcards.stage]][0]],
-        gates=lambda wildcards: [
-            f"<results>/data/{DATASETS[TRAINED[wildcards.stage]][2]}.audit.json",
-            "<results>/memory/plan.json",
-        ],
+        data=lambda wildcards: f"<results>/data/{DATASETS[TRAINED[wildcards.stage]]}.parquet",
+        gates="<results>/memory/plan.json",
     output:
         rung="<results>/memory/{stage}{variant}.json",
         manifest="<results>/memory/{stage}{variant}.manifest.json",

@@ -40,7 +40,7 @@ rule report:
         audits=study.audits,
         parity="<results>/parity.json",
         variants=expand("<results>/stats{variant}/contrasts.parquet", variant=list(study.recipes)[1:]),
-        prompts=config["data"]["heldout_prompts"],
+        prompts="<results>/data/heldout_prompts.parquet",
         generations=expand("<results>/{run}/generations.parquet", run=study.runs()),
         scores=expand("<results>/scores/metric=pass_rate/part-{run}.parquet", run=study.runs()),
         manifests=[

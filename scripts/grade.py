@@ -1,7 +1,7 @@
 """Score one run of one arm: IFEval pass rate, preference accuracy and log-probability margin, in the score contract.
 
     python scripts/grade.py --job '{"rule": "grade", "wildcards": {"run": "sft-seed1"}, "settings": {}}' \
-        --prompts config/data/heldout_prompts.jsonl --generations G.parquet --pair-logps L.parquet \
+        --prompts results/demo/data/heldout_prompts.parquet --generations G.parquet --pair-logps L.parquet \
         --pref-acc A.parquet --pass-rate B.parquet --logp-margin C.parquet --manifest M.json
 
 Generations: prompt_id, sample_idx, text, n_tokens, status. Pair log-probabilities (sums over the answer's tokens):
@@ -18,8 +18,8 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from arms.data.audit import PROMPT_COLUMNS, Table
 from arms.data.grading import check_instructions, follows
+from arms.data.rows import read_checked
 from arms.job.files import UserError, atomic_path, exit_with_message, sha256_bytes
 from arms.job.manifest import Job
 from arms.job.program import JobParser
@@ -33,7 +33,7 @@ UNTRAINED = -1  # train_seed of the base
 def main() -> None:
     """Check everything that can be checked, then grade, then write."""
     parser = JobParser(__doc__)
-    parser.input("prompts", help="held-out prompts with IFEval instructions (JSON Lines)")
+    parser.input("prompts", help="checked table of the held-out prompts, or a file in its layout")
     parser.input("generations", help="answers to them (parquet)")
     parser.input("pair_logps", help="log-probabilities of the held-out pairs (parquet)")
     for metric in METRICS:
@@ -70,9 +70,11 @@ def main() -> None:
 
 def read_prompts(path: str) -> dict[str, dict]:
     """Prompt id -> row. The data checks refuse bad ones before training; so does this, for whoever uses grade alone."""
-    table = Table(path, PROMPT_COLUMNS)
-    check_instructions(table.rows, path)
-    return {row["id"]: row for row in table.rows}
+    prompts: dict[str, dict] = {}
+    for row in read_checked(path, "prompts", check_instructions):
+        if prompts.setdefault(row["id"], row) is not row:
+            raise UserError(f"{row['_place']}: 'id' occurs twice; give every row an id of its own")
+    return prompts
 
 
 def read_table(path: str, columns: tuple[str, ...]) -> list[dict]:

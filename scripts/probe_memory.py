@@ -5,7 +5,7 @@ memory goes into the manifest, and the next rung is tried: a smaller micro-batch
 shorter rows if the configuration allows them (arms/memory/ladder.py).
 
     python scripts/probe_memory.py --job '{"rule": "probe_memory", "wildcards": {"stage": "dpo"}, "settings": {...}}' \
-        --model results/demo/model/model.json --data config/data/preferences.jsonl \
+        --model results/demo/model/model.json --data results/demo/data/pairs.parquet \
         --rung results/demo/memory/dpo.json --manifest ...
 """
 
@@ -22,7 +22,7 @@ def main() -> None:
     """Climb down until a rung fits; write the rung, and what did not fit into the manifest."""
     parser = JobParser(__doc__)
     parser.input("model", help="model.json of the base model")
-    parser.input("data", help="JSON Lines file that this stage trains on")
+    parser.input("data", help="checked table of the rows that this stage trains on")
     parser.output("rung", help="what fits, JSON (output)")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads")
     args = parser.parse_args()

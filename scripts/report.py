@@ -2,7 +2,7 @@
 
     cd results/demo && python ../../scripts/report.py --job "$(cat job.json)" --manifest report.manifest.json \
         --decision stats/decision.json --tables stats/*.parquet --figures figures/*.svg --audits */*.audit.json \
-        --parity parity.json --prompts ../../config/data/heldout_prompts.jsonl --generations */generations.parquet \
+        --parity parity.json --prompts data/heldout_prompts.parquet --generations */generations.parquet \
         --scores scores/metric=pass_rate/part-*.parquet --manifests */train.manifest.json \
         --template ../../scripts/report.html.j2 --html report.html
 
@@ -15,7 +15,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from arms.job.files import UserError, exit_with_message, read_json, read_jsonl, write_text
+from arms.job.files import UserError, exit_with_message, read_json, write_text
+from arms.job.formats import read_rows
 from arms.job.manifest import Job, read_manifest
 from arms.job.program import JobParser
 from display.examples import choose_examples
@@ -36,7 +37,7 @@ def main() -> None:
     parser.input("audits", nargs="+", help="audits of the data files and of their tokens")
     parser.input("parity", key=str, help="what training observed to be alike in the arms")
     parser.input("variants", nargs="*", default=[], help="stats-<recipe>/contrasts.parquet of other recipes")
-    parser.input("prompts", key=str, help="held-out prompts (JSON Lines)")
+    parser.input("prompts", key=str, help="checked table of the held-out prompts")
     parser.input("generations", nargs="+", help="<run>/generations.parquet of every run")
     parser.input("scores", nargs="+", help="part-<run>.parquet: graded answers of every run")
     parser.input("manifests", nargs="+", help="manifests of model, training, grading, statistics")
@@ -53,7 +54,7 @@ def main() -> None:
         **statistics({stem(path): read_frame(path) for path in args.tables}, decision, args.variants),
         figures={stem(path): inline_svg(path) for path in args.figures},
         examples=choose_examples(
-            read_jsonl(args.prompts, {"id": str, "prompt": str, "category": str}),
+            list(read_rows(args.prompts, {"id": str, "prompt": str, "category": str})),
             args.generations,
             args.scores,
             min(job.settings["seeds"]),

@@ -1,14 +1,15 @@
 """Rule tokenize_data: turn one audited data set into token ids, once, for every arm.
 
     python scripts/tokenize_data.py --job '{"rule": "tokenize_data", "wildcards": {...}, "settings": {...}}' \
-        --model results/demo/model/model.json --data config/data/sft.jsonl --kind sft \
+        --model results/demo/model/model.json --data results/demo/data/sft.parquet --kind sft \
         --tokens results/demo/tokens/sft.parquet --audit results/demo/tokens/sft.audit.json --manifest ...
 """
 
 from __future__ import annotations
 
+from arms.data.rows import read_checked
 from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
-from arms.job.files import atomic_path, exit_with_message, read_jsonl, write_json
+from arms.job.files import atomic_path, exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
 from arms.memory.ladder import longest_row
@@ -18,7 +19,7 @@ def main() -> None:
     """Read rows, tokenise them, write ids and an audit."""
     parser = JobParser(__doc__)
     parser.input("model", help="model.json of the base model (only its tokenizer is read)")
-    parser.input("data", help="JSON Lines file")
+    parser.input("data", help="checked table of its rows, or a file in its layout")
     parser.input("rung", nargs="+", default=[], help="what fits into memory (rule probe_memory): may shorten the rows")
     parser.output("tokens", help="token ids, parquet (output)")
     parser.output("audit", help="what was found, JSON (output)")
@@ -28,9 +29,8 @@ def main() -> None:
 
     import pandas
 
-    columns = dict.fromkeys(["id", "category", "prompt", *COMPLETIONS[args.kind]], str)
     tokenizer = load_tokenizer(args.model)
-    chosen = take_in_turn(read_jsonl(args.data, columns), job.settings["rows"])
+    chosen = take_in_turn(list(read_checked(args.data, args.kind)), job.settings["rows"])
     settings = {**job.settings, "max_length": longest_row(args.rung, job.settings["max_length"])}
     rows, audit = encode_rows(chosen, args.kind, tokenizer, settings, args.data)
     with atomic_path(args.tokens) as temporary:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arms.job.files import UserError, read_json
 from display.words import listed, recipe_words
-from study.vocabulary import DATASETS
+from study.vocabulary import DATASETS, HELDOUT
 
 DATASET_NAMES = {
     "sft": "SFT rows",
@@ -24,7 +24,7 @@ SHOWN_PACKAGES = (
 def data_audit(paths: list[str]) -> dict:
     """The audits as tables: one row for each data file, counts by category and by negative, warnings.
 
-    paths: data/<audit>.audit.json and tokens/<data set>.audit.json.
+    paths: data/<data set>.audit.json and tokens/<data set>.audit.json.
     """
     audits: dict[str, dict[str, dict]] = {"data": {}, "tokens": {}}
     for path in map(Path, paths):
@@ -32,8 +32,8 @@ def data_audit(paths: list[str]) -> dict:
     data, tokens = audits["data"], audits["tokens"]
     try:
         rows = [
-            {"name": DATASET_NAMES[dataset], **data[audit][key], "tokens": tokens[dataset]}
-            for dataset, (key, _, audit) in DATASETS.items()
+            {"name": DATASET_NAMES[dataset], **data[key], "tokens": tokens[dataset]}
+            for dataset, key in DATASETS.items()
         ]
     except KeyError as error:
         found = sorted(f"{folder}/{name}" for folder, names in audits.items() for name in names)
@@ -42,10 +42,11 @@ def data_audit(paths: list[str]) -> dict:
         "rows": rows,
         "categories": sorted({category for row in rows for category in row["categories"]}),
         "negatives": sorted({name for row in rows for name in row.get("negatives", {})}),
-        "pairs": data["preferences"]["pairs"],
-        "heldout": data["heldout"],
-        "near_duplicates": len(data["heldout"]["near_duplicates"]),
-        "warnings": [*data["sft"]["warnings"], *data["preferences"]["warnings"]],
+        "pairs": data["pairs"],
+        "heldout_pairs": data["heldout_pairs"],
+        "heldout_clusters": data["prompts"]["clusters"],
+        "near_duplicates": sum(len(data[name]["near_duplicates"]) for name in HELDOUT),
+        "warnings": [*data["sft"]["warnings"], *data["pairs"]["warnings"]],
     }
 
 

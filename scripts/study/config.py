@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import difflib
 import itertools
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import jsonschema
 import yaml
 
 from study.runs import Run
-from study.vocabulary import AUDITS, DATA_FILES, DATASETS, DPO_ARMS, TRAINED
+from study.vocabulary import DATA, DATASETS, DPO_ARMS, TRAINED
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
 
@@ -72,10 +73,25 @@ class Study:
         """arm.json of a run's adapter; the base has none."""
         return [] if run == "base" else [f"<results>/{run}/adapter/arm.json"]
 
+    def beside(self, data: str) -> list[str]:
+        """The data files that a check looks at beside its own."""
+        return [self.config["data"][name] for name in DATA if name != data]
+
+    @property
+    def sources(self) -> str:
+        """Where each data set is, as JSON."""
+        return json.dumps({name: self.config["data"][name] for name in DATA})
+
+    @property
+    def least_rows(self) -> str:
+        """How many rows training needs of each data set, the largest batch of its recipes, as JSON."""
+        pairs = max(recipe["batch_size"] for recipe in self.recipes.values())
+        return json.dumps({"sft": self.config["sft"]["batch_size"], "pairs": pairs})
+
     @property
     def data_audits(self) -> list[str]:
         """What the checks of the data files found."""
-        return [f"<results>/data/{name}.audit.json" for name in AUDITS]
+        return [f"<results>/data/{name}.audit.json" for name in (*DATA, "prompts")]
 
     @property
     def audits(self) -> list[str]:
@@ -93,6 +109,7 @@ class Study:
             "seed": "[0-9]+",
             "split": "train|heldout",
             "stage": "|".join(TRAINED),
+            "data": "|".join(DATA),
             "dataset": "|".join(DATASETS),
         }
 
@@ -138,7 +155,7 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     for error in sorted(errors, key=lambda error: len(error.path)):
         raise ConfigError(_complaint(error))
     filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
-    filled["data"] |= {name: _data_file(name, filled["data"][name], home) for name in DATA_FILES}
+    filled["data"] |= {name: _data_file(name, filled["data"][name], home) for name in DATA}
     for stage in ("sft", "dpo"):
         _check_batches(filled, stage)
     _check_loss(filled["dpo"])

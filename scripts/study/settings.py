@@ -24,7 +24,7 @@ class Settings:
 
     def _rows(self, dataset: str) -> int | None:
         """How many rows of a data set are used; None: all."""
-        return self.config["data"]["rows"].get(DATASETS[dataset][0])
+        return self.config["data"]["rows"].get(DATASETS[dataset])
 
     def of_model(self, **stage: object) -> dict:
         """What every job that computes log-probabilities depends on, and the settings of its stage."""

@@ -53,13 +53,14 @@ TABLES = (
 )  # fmt: skip
 REPORTED_TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing")  # those that the report reads
 
-# data set of the token files: (key in the config's data section, kind of rows, the audit that must have passed)
+# key of the config's data section: kind of its rows
+DATA = {"sft": "sft", "pairs": "pairs", "heldout_pairs": "pairs", "heldout_prompts": "prompts"}
+HELDOUT = ("heldout_pairs", "heldout_prompts")
+# data set of the token files: key of the config's data section
 DATASETS = {
-    "sft": ("sft", "sft", "sft"),
-    "train_pairs": ("pairs", "pairs", "preferences"),
-    "heldout_pairs": ("heldout_pairs", "pairs", "heldout"),
-    "heldout_prompts": ("heldout_prompts", "prompts", "heldout"),
+    "sft": "sft",
+    "train_pairs": "pairs",
+    "heldout_pairs": "heldout_pairs",
+    "heldout_prompts": "heldout_prompts",
 }
 TRAINED = {"sft": "sft", "dpo": "train_pairs"}  # stage: the data set that it trains on
-AUDITS = ("sft", "preferences", "heldout")
-DATA_FILES = ("sft", "pairs", "heldout_pairs", "heldout_prompts")  # keys of the config's data section

@@ -66,7 +66,7 @@ def test_what_a_document_names_exists(document):
 def test_what_does_not_exist_is_found():
     words = (
         "scripts/nowhere.py",
-        "rules/data.smk: check_sft",
+        "rules/data.smk: check_data",
         "rules/data.smk: check_nothing",
         "scripts/study/runs.py: Run.parse",
         "scripts/study/runs.py: walk",

@@ -56,9 +56,9 @@ BREAKS = {
     ),
     "a program sees another": (
         "against_the_direction",
-        "scripts/check_sft.py",
-        "from check_preferences import main\n",
-        "check_sft imports the program check_preferences",
+        "scripts/check_data.py",
+        "from list_heldout import main\n",
+        "check_data imports the program list_heldout",
     ),
     "a package sees a program": (
         "against_the_direction",

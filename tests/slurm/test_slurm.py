@@ -49,7 +49,7 @@ def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(cluster, finished,
     held = held_gpus(clone.folder)
     asked = {rule: gpus for rule, gpus in held.items() if any(gpus)}
     assert asked == {rule: [1] * jobs for rule, jobs in MODEL_JOBS.items()}
-    assert {"check_sft", "tokenize_data", "grade", "compare", "report"} <= set(held)
+    assert {"check_data", "tokenize_data", "grade", "compare", "report"} <= set(held)
     assert clone.planned() == {}
 
 

@@ -49,7 +49,7 @@ def test_a_killed_local_run_goes_on_where_slurm_is_installed_but_down(clone, tmp
     done = clone.snakemake("--cores", "1", "results/smoke/data/sft.audit.json", PATH=path)
     assert done.returncode == 0, done.stdout
     (clone.folder / "results" / "slurm_logs").mkdir()
-    done = clone.snakemake("--cores", "1", "results/smoke/data/heldout.audit.json", PATH=path)
+    done = clone.snakemake("--cores", "1", "results/smoke/data/heldout_pairs.audit.json", PATH=path)
     assert done.returncode != 0, "jobs on the cluster may still run"
     assert "the scheduler does not answer" in done.stdout
 

@@ -5,9 +5,8 @@ import pytest
 SMOKE_JOBS = {
     "freeze_plan": 1,
     "fetch_model": 1,
-    "check_sft": 1,
-    "check_preferences": 1,
-    "check_heldout": 1,
+    "check_data": 4,
+    "list_heldout": 1,
     "tokenize_data": 4,
     "train_sft": 2,
     "train_dpo": 4,

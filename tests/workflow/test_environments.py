@@ -30,7 +30,7 @@ def test_a_job_sees_nothing_of_the_users_shell(clone):
     python = clone.folder / ".envs" / "grade" / "bin" / "python"
     python.write_text(f'#!/bin/sh\nenv -0 > job.env\nexec "{shared}/grade/bin/python" "$@"\n')
     python.chmod(0o755)
-    done = clone.snakemake("--cores", "1", "--until", "check_sft", **SHELL)
+    done = clone.snakemake("--cores", "1", "--until", "check_data", **SHELL)
     assert done.returncode == 0, done.stdout
     seen = dict(pair.split("=", 1) for pair in (clone.folder / "job.env").read_text().split("\0") if pair)
     assert SET.items() <= seen.items()

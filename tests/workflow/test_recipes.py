@@ -82,6 +82,6 @@ def test_a_check_of_the_data(clone):
     rows = pairs.read_text().splitlines()
     row = {**json.loads(rows[0]), "id": "bad", "rejected": "Yes.<|im_end|>"}
     pairs.write_text("\n".join([*rows, json.dumps(row)]) + "\n")
-    done = clone.snakemake("--cores", "1", "results/smoke/data/preferences.audit.json")
+    done = clone.snakemake("--cores", "1", "results/smoke/data/pairs.audit.json")
     assert done.returncode != 0
     assert f"line {len(rows) + 1}: an answer holds the mark of a chat template; remove the mark" in done.stdout

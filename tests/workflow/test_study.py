@@ -33,7 +33,7 @@ def test_results_are_whole(finished):
 def test_every_target_has_a_manifest(finished):
     results = finished.folder / "results" / "smoke"
     manifests = [json.loads(path.read_text()) for path in results.rglob("*manifest.json")]
-    assert len(manifests) == 44 - 1  # every job of the dry run but `all`
+    assert len(manifests) == 46 - 1  # every job of the dry run but `all`
     for manifest in manifests:
         assert manifest["versions"]["python"].startswith("3.11.")
         assert manifest["lock"]["file"] in ("train.yaml", "grade.yaml", "stats.yaml")
@@ -98,7 +98,7 @@ EDITS = {
         "--hash=",
         "--hash=sha256:0 --hash=",
         {
-            **{"check_sft": 1, "check_preferences": 1, "check_heldout": 1, "tokenize_data": 4},
+            **{"check_data": 4, "list_heldout": 1, "tokenize_data": 4},
             **{"train_sft": 2, "score_pairs": 10, "generate": 7, "grade": 7},
             **{"train_dpo": 4, "check_parity": 1, **STATISTICS},
         },
@@ -168,7 +168,18 @@ def test_another_heldout_prompt_trains_nothing(finished):
         jobs = finished.planned()
     finally:
         path.write_text(kept)
-    assert jobs == {"check_heldout": 1, "tokenize_data": 2, "score_pairs": 7, "generate": 7, "grade": 7, **STATISTICS}
+    assert jobs == {"check_data": 1, "list_heldout": 1, "tokenize_data": 1, "generate": 7, "grade": 7, **STATISTICS}
+
+
+def test_another_heldout_pair_generates_nothing(finished):
+    path = finished.folder / "config" / "data" / "heldout_preferences.jsonl"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace("Describe", "Please describe", 1))
+        jobs = finished.planned()
+    finally:
+        path.write_text(kept)
+    assert jobs == {"check_data": 1, "list_heldout": 1, "tokenize_data": 1, "score_pairs": 7, "grade": 7, **STATISTICS}
 
 
 def test_a_row_of_the_pairs_leaves_sft_alone(finished):
@@ -179,7 +190,7 @@ def test_a_row_of_the_pairs_leaves_sft_alone(finished):
         jobs = finished.planned()
     finally:
         path.write_text(kept)
-    below = {"check_preferences": 1, "tokenize_data": 1, "score_pairs": 7, "train_dpo": 4, "check_parity": 1}
+    below = {"check_data": 1, "tokenize_data": 1, "score_pairs": 7, "train_dpo": 4, "check_parity": 1}
     assert jobs == {**below, "generate": 4, "grade": 4, **STATISTICS}
 
 

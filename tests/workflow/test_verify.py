@@ -169,9 +169,7 @@ def other_code(study):
 def edited_data(study):
     name = "config/data/preferences.jsonl"
     study.edit(name, " the ", " that ")
-    return [
-        f"{name}: changed since {job} read it" for job in ("check_preferences", "tokenize_data dataset=train_pairs")
-    ]
+    return [f"{name}: changed since check_data data=pairs read it"]
 
 
 @pytest.mark.parametrize(

@@ -1,79 +1,107 @@
-"""What the data checks share: their files, what held-out rows must be beside any training data, and what is told."""
+"""The check of all data files beside each other, by a job that is about one of them."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Iterable
+import contextlib
+import time
 
-from arms.data.audit import (
-    PAIR_COLUMNS,
-    PROMPT_COLUMNS,
-    SFT_COLUMNS,
-    Table,
-    check_leakage,
-    near_duplicates,
-    summary_of,
-    warnings,
-)
+from arms.data.audit import SHOWN, Check, Each, Table, check_pair, first_match
 from arms.data.grading import check_instructions
-from arms.job.files import write_json
+from arms.data.leakage import NearDuplicates
+from arms.data.rows import writing
+from arms.job.files import UserError
 from arms.job.manifest import Job
-from arms.job.program import JobParser
+from arms.job.progress import SAY_SECONDS
+from study.vocabulary import DATA, HELDOUT
 
-HELDOUT = ("heldout_pairs", "heldout_prompts")
-# input of a check: (columns of its rows, help)
-FILES: dict[str, tuple[dict[str, type], str]] = {
-    "sft": (SFT_COLUMNS, "training rows: id, prompt, completion, category"),
-    "pairs": (PAIR_COLUMNS, "training pairs: id, prompt, chosen, rejected, category, negative"),
-    "heldout_pairs": (PAIR_COLUMNS, "pairs that no arm is trained on"),
-    "heldout_prompts": (PROMPT_COLUMNS, "prompts that no arm is trained on, with IFEval instructions"),
-}
+CHECKS: dict[str, list[Check]] = {"sft": [], "pairs": [check_pair], "prompts": [check_instructions]}
 
 
-def check_parser(doc: str | None, *training: str) -> JobParser:
-    """The command line of a check of the files `training`, each beside the held-out ones."""
-    parser = JobParser(doc)
-    for name in (*training, *HELDOUT):
-        parser.input(name, help=FILES[name][1])
-    parser.output("audit", help="what was found, as JSON (output)")
-    return parser
+class Checker:
+    """Reads the data files of a study, held-out ones first, and says what they have in common.
 
-
-def read_files(args: argparse.Namespace, *names: str) -> list[Table]:
-    """The tables that the arguments name, each checked row by row; UserError as `Table` raises it."""
-    return [Table(getattr(args, name), FILES[name][0]) for name in names]
-
-
-def compare_with_heldout(training: Iterable[Table], heldout: list[Table]) -> list[dict]:
-    """Near-duplicates of the held-out prompts (the pairs' and the prompts' table) among the training rows.
-
-    Raises UserError if a held-out prompt is trained on, or cannot be graded: better now than after training.
+    sources: where each data set is. least: how many rows training needs of each. tables: what was read, by name.
     """
-    training = list(training)
-    for table in training:
-        check_leakage(table, heldout)
-    check_instructions(heldout[1].rows, heldout[1].path)
-    return [entry for table in training for other in heldout for entry in near_duplicates(table, other)]
+
+    def __init__(self, sources: dict[str, str], least: dict[str, int], job: Job) -> None:
+        self.sources, self.least, self.job = sources, least, job
+        self.tables: dict[str, Table] = {}
+        self.prompts: dict[str, list[tuple[str, str]]] = {}  # of each held-out set: id and normalised prompt
+        self.matches: list[NearDuplicates] = []
+
+    def read_all(self, own: str, target: str) -> None:
+        """Read every data set, and write the checked table of the one called `own` to `target`.
+
+        Raises UserError for bad rows, held-out prompts that are trained on or cannot be graded, too few rows, and ids
+        that two held-out sets share.
+        """
+        for name in sorted(self.sources, key=lambda name: name not in HELDOUT):
+            each = [self._progress(name), *self._comparisons(own, name)]
+            with writing(target, DATA[name]) if name == own else contextlib.nullcontext() as writer:
+                if writer:
+                    each.append(writer.add)
+                self.tables[name] = table = Table(self.sources[name], DATA[name], each, CHECKS[DATA[name]])
+                if len(table) < self.least.get(name, 0):
+                    raise UserError(
+                        f"{table.path}: {len(table)} rows, and a batch takes {self.least[name]}; get more rows or "
+                        f"lower {'sft' if name == 'sft' else 'dpo'}.batch_size in the config"
+                    )
+                self._compare(name)
+
+    def _comparisons(self, own: str, name: str) -> list[Each]:
+        """What near-duplicates between the data set `own` and the other side need of the rows of `name`."""
+        if name in HELDOUT:
+            gathered = self.prompts[name] = []
+            return [lambda row, normal: gathered.append((row["id"], normal))]
+        wanted = [other for other in HELDOUT if own in (name, other) and other in self.prompts]
+        indices = [NearDuplicates(self.prompts[other]) for other in wanted]
+        self.matches += indices
+        return [index.compare for index in indices]
+
+    def _progress(self, name: str) -> Each:
+        """Say about every ten seconds how far reading has come."""
+        said, rows = time.monotonic(), 0
+
+        def count(row: dict, normal: str) -> None:
+            nonlocal said, rows
+            rows += 1
+            if rows % 1000 == 0 and time.monotonic() - said > SAY_SECONDS:
+                said = time.monotonic()
+                self.job.say(f"{name}: {rows} rows read")
+
+        return count
+
+    def _compare(self, name: str) -> None:
+        """UserError if the data set just read shares prompts or, both being held out, ids with one read before."""
+        table = self.tables[name]
+        for other in self.tables.keys() & set(HELDOUT) - {name}:
+            heldout = self.tables[other]
+            if name not in HELDOUT:
+                check_leakage(table, heldout)
+                continue
+            found = first_match(table.ids, heldout.ids)
+            table.findings.add_all(
+                [row for row, twin in enumerate(found) if twin >= 0],
+                f"'id' is also used in {heldout.path}",
+                "scores are keyed by id: give every held-out row one of its own",
+            )
+            table.findings.refuse()
+
+    def near(self) -> list[dict]:
+        """Near-duplicates between the data set that the job is about and the other side, the closest first."""
+        found = [entry for index in self.matches for entry in index.matches()]
+        return sorted(found, key=lambda entry: (-entry["similarity"], entry["heldout_id"]))
 
 
-def check_training_rows(
-    doc: str | None, name: str, check_rows: Callable[[Table], None], words: Callable[[dict], list[str]]
-) -> None:
-    """The whole program that checks one training file, `name`, before anything is trained on it.
-
-    check_rows: refuses rows of this kind. words: what the log says of their summary.
-    """
-    args = check_parser(doc, name).parse_args()
-    job = Job(args)
-    (training,) = read_files(args, name)
-    check_rows(training)
-    heldout = read_files(args, *HELDOUT)
-    near = compare_with_heldout([training], heldout)
-    summary, told = summary_of(training), warnings(training, heldout, near)
-    write_json(args.audit, {"schema": 1, name: summary, "near_duplicates": near, "warnings": told})
-    for line in words(summary):
-        job.say(line)
-    job.say(f"no held-out prompt is trained on; {len(near)} are near-duplicates")
-    for warning in told:
-        job.say(f"warning: {warning}")
-    job.finish(rows=summary["rows"], warnings=len(told))
+def check_leakage(training: Table, heldout: Table) -> None:
+    """UserError if a held-out prompt is also trained on (after `normalise`)."""
+    leaks = [(row, int(twin)) for row, twin in enumerate(first_match(heldout.prompts, training.prompts)) if twin >= 0]
+    if leaks:
+        shown = ", ".join(
+            f"{heldout.words(here)} ({training.path}, {training.words(there)})" for here, there in leaks[:SHOWN]
+        )
+        more = f", and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
+        raise UserError(
+            f"{heldout.path}: {len(leaks)} held-out prompt{'s are' if len(leaks) > 1 else ' is'} also trained on: "
+            f"{shown}{more}; what was learnt by heart measures nothing, so remove it from one of the two files"
+        )

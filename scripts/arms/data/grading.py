@@ -14,10 +14,10 @@ import contextlib
 import io
 import json
 import sys
-from collections.abc import Iterable
 from functools import cache
 
-from arms.job.files import UserError, exit_with_message
+from arms.data.rows import BadRow
+from arms.job.files import exit_with_message
 
 NEEDS_SENTENCE_DATA = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 
@@ -43,41 +43,35 @@ def checkers():
     return utils
 
 
-def check_instructions(rows: Iterable[dict], path: object) -> None:
-    """Raise UserError, naming file, line and id, for the first row that cannot be graded reproducibly.
+def check_instructions(row: dict) -> None:
+    """BadRow for a row that cannot be graded reproducibly.
 
-    rows: dicts with "_row", "id", "prompt", "instruction_id_list", "kwargs", as arms.job.files.read_jsonl returns them.
-    Every argument of a checker must be given: the checkers invent a missing one with `random`.
+    row: dict with "prompt", "instruction_id_list", "kwargs". Every argument of a checker must be given: the checkers
+    invent a missing one with `random`.
     """
     registry = checkers().instructions_registry.INSTRUCTION_DICT
-    for row in rows:
-        where = f"{path}, line {row['_row']} (id {row['id']!r})"
-        ids, kwargs = row["instruction_id_list"], row["kwargs"]
-        if not ids or len(ids) != len(kwargs):
-            raise UserError(
-                f"{where}: {len(ids)} instruction ids and {len(kwargs)} kwargs; give one kwargs object for each id"
+    ids, kwargs = row["instruction_id_list"], row["kwargs"]
+    if not ids or len(ids) != len(kwargs):
+        raise BadRow(f"{len(ids)} instruction ids and {len(kwargs)} kwargs", "give one kwargs object for each id")
+    for name, given in zip(ids, kwargs, strict=True):
+        if name not in registry:
+            raise BadRow(f"unknown instruction {name!r}", f"choose from {', '.join(sorted(registry))}")
+        if name in NEEDS_SENTENCE_DATA:
+            raise BadRow(f"{name!r} needs NLTK's punkt_tab, which is no package", "use another instruction")
+        if not isinstance(given, dict):
+            raise BadRow(f"kwargs of {name!r} must be an object, found {type(given).__name__}", "correct the row")
+        # The harness drops falsy values (IFEval's files hold null for the arguments of other checkers).
+        names = {key for key, value in given.items() if value}
+        wanted = set(registry[name](name).get_instruction_args_keys())
+        if names != wanted:
+            raise BadRow(
+                f"{name!r} takes the kwargs {sorted(wanted)}, found {sorted(names)}",
+                "correct the row (a missing one would be drawn at random)",
             )
-        for name, given in zip(ids, kwargs, strict=True):
-            if name not in registry:
-                raise UserError(f"{where}: unknown instruction {name!r}; choose from {', '.join(sorted(registry))}")
-            if name in NEEDS_SENTENCE_DATA:
-                raise UserError(
-                    f"{where}: {name!r} needs NLTK's punkt_tab, which is no package; use another instruction"
-                )
-            if not isinstance(given, dict):
-                raise UserError(f"{where}: kwargs of {name!r} must be an object, found {type(given).__name__}")
-            # The harness drops falsy values (IFEval's files hold null for the arguments of other checkers).
-            names = {key for key, value in given.items() if value}
-            wanted = set(registry[name](name).get_instruction_args_keys())
-            if names != wanted:
-                raise UserError(
-                    f"{where}: {name!r} takes the kwargs {sorted(wanted)}, found {sorted(names)}; correct the row "
-                    "(a missing one would be drawn at random)"
-                )
-        try:
-            follows(row, "A sentence to try the checkers on.")
-        except Exception as error:
-            raise UserError(f"{where}: the checkers refuse these kwargs ({error}); correct the row") from error
+    try:
+        follows(row, "A sentence to try the checkers on.")
+    except Exception as error:
+        raise BadRow(f"the checkers refuse these kwargs ({error})", "correct the row") from error
 
 
 def follows(row: dict, text: str) -> bool:

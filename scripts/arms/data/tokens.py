@@ -141,7 +141,7 @@ def encode_rows(
     cuts: Counter[str] = Counter()
     for row in rows:
         encoded = _encode_row(row, kind, tokenizer, settings)
-        _check_row(encoded, kind, tokenizer, frame, f"{source}, line {row['_row']}")
+        _check_row(encoded, kind, tokenizer, frame, row.get("_place") or f"{source}, line {row['_row']}")
         room = settings["max_length"] - len(encoded["prompt_ids"])
         too_long = [side for side in COMPLETIONS[kind] if len(encoded[f"{side}_ids"]) > room]
         too_long = too_long if room >= least else ["prompt"]

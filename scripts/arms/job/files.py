@@ -1,4 +1,4 @@
-"""Files: canonical JSON, checksums, atomic writes, JSON Lines with errors that name the row."""
+"""Files: canonical JSON, checksums, atomic writes."""
 
 from __future__ import annotations
 
@@ -106,43 +106,3 @@ def read_json(path: str | Path) -> dict:
         raise UserError(f"{path}: no such file") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"{path}: not valid JSON ({error})") from None
-
-
-def read_jsonl(path: str | Path, columns: dict[str, type]) -> list[dict]:
-    """Read JSON Lines and require `columns` (name -> type) in every row; blank lines are skipped.
-
-    Each row gets the key "_row", its line number in the file (1 is the first line), for later messages.
-    Raises UserError naming the file, the line and the cure.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; set its path in the config's `data` section")
-    rows = []
-    lines = path.read_bytes().split(b"\n")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise UserError(
-                f"{path}, line {number}: not valid JSON ({error}); each line must be one JSON object"
-            ) from None
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-        for name, kind in columns.items():
-            if name not in row:
-                raise UserError(
-                    f"{path}, line {number}: column {name!r} is missing (found: {', '.join(map(repr, row))}); "
-                    f"every row needs {', '.join(map(repr, columns))}"
-                )
-            if not isinstance(row[name], kind):
-                raise UserError(
-                    f"{path}, line {number}: column {name!r} must be {kind.__name__}, "
-                    f"found {type(row[name]).__name__} {str(row[name])[:40]!r}"
-                )
-        row["_row"] = number
-        rows.append(row)
-    if not rows:
-        raise UserError(f"{path}: the file has no rows")
-    return rows

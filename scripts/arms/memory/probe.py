@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import SequentialSampler
 
-from arms.data.tokens import COMPLETIONS, encode_rows, take_in_turn
-from arms.job.files import read_jsonl
+from arms.data.rows import read_checked
+from arms.data.tokens import encode_rows, take_in_turn
 from arms.job.out_of_memory import OutOfMemory, out_of_memory
 from arms.model import models
 from arms.scoring.agreement import check_forward
@@ -33,8 +33,7 @@ RESERVE = 0.05
 def training_rows(data: str, tokenizer: PreTrainedTokenizerBase, settings: dict) -> Callable[[int], list[dict]]:
     """Token rows that training takes from the file `data`, as a function of the longest row that is allowed."""
     kind = "sft" if settings["stage"] == "sft" else "pairs"
-    columns: dict[str, type] = dict.fromkeys(["id", "category", "prompt", *COMPLETIONS[kind]], str)
-    texts = take_in_turn(read_jsonl(data, columns), settings["rows"])
+    texts = take_in_turn(list(read_checked(data, kind)), settings["rows"])
 
     def rows(max_length: int) -> list[dict]:
         tokens = {**settings["tokens"], "max_length": max_length}

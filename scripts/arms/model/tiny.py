@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from arms.job.files import UserError, read_jsonl, write_json
+from arms.job.files import UserError, write_json
+from arms.job.formats import read_rows
 
 POSITIONS = 2048
 CHATML = (
@@ -63,7 +64,7 @@ def write_random_model(settings: dict, texts: Iterable[str], folder: str | Path)
 
 
 def strings(path: str | Path) -> Iterator[str]:
-    """Every string value in a JSON Lines file, in order."""
+    """Every string value in a data file, in order."""
 
     def inside(value: object) -> Iterator[str]:
         if isinstance(value, str):
@@ -72,7 +73,8 @@ def strings(path: str | Path) -> Iterator[str]:
             for item in value.values() if isinstance(value, dict) else value:
                 yield from inside(item)
 
-    yield from inside(read_jsonl(path, {}))
+    for row in read_rows(path):
+        yield from inside({name: value for name, value in row.items() if name != "_place"})
 
 
 def write_tokenizer(tokenizer_kind: dict, size: int, texts: Iterable[str], folder: Path) -> dict[str, int]:

@@ -12,7 +12,8 @@ pytest.importorskip("lm_eval", reason="runs in the grade environment")
 import make_data
 
 from arms.data.grading import check_instructions, follows
-from arms.job.files import read_jsonl
+from arms.data.rows import read_checked
+from arms.job.formats import read_rows
 
 DATA = Path(__file__).parents[3] / "config" / "data"
 PAIR = ("id", "prompt", "chosen", "rejected", "category", "negative", "source")
@@ -30,8 +31,8 @@ INSTRUCTIONS = {row["prompt"]: row for row in make_data.make_prompts()}
 
 def rows(name):
     kinds = {"instruction_id_list": list, "kwargs": list}
-    found = read_jsonl(DATA / f"{name}.jsonl", {column: kinds.get(column, str) for column in COLUMNS[name]})
-    return [{key: value for key, value in row.items() if key != "_row"} for row in found]
+    found = read_rows(DATA / f"{name}.jsonl", {column: kinds.get(column, str) for column in COLUMNS[name]})
+    return [{key: value for key, value in row.items() if key not in ("_row", "_place")} for row in found]
 
 
 def normal(prompt):
@@ -105,7 +106,7 @@ def test_sft_completions_pass():
 
 def test_held_out_prompts_can_be_graded():
     found = rows("heldout_prompts")
-    check_instructions([{**row, "_row": number} for number, row in enumerate(found, start=1)], "heldout_prompts.jsonl")
+    assert len(list(read_checked(DATA / "heldout_prompts.jsonl", "prompts", check_instructions))) == len(found)
     for row in found:
         made = INSTRUCTIONS[row["prompt"]]
         assert (row["instruction_id_list"], row["kwargs"]) == (made["instruction_id_list"], made["kwargs"])

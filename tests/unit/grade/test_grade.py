@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from arms.data.grading import check_instructions, checkers, follows
+from arms.data.rows import BadRow
 from arms.job.files import UserError, read_json, sha256_bytes
 
 KNOWN = {
@@ -99,7 +100,7 @@ def test_null_kwargs_of_other_checkers_are_allowed():
     """IFEval's own files give every argument of every checker, null where it is another's."""
     row = prompt_row("end_phrase")
     row["kwargs"] = [{"end_phrase": "Thank you.", "num_words": None, "keywords": None}]
-    check_instructions([row], "p.jsonl")
+    check_instructions(row)
 
 
 @pytest.mark.parametrize(
@@ -126,10 +127,9 @@ def test_null_kwargs_of_other_checkers_are_allowed():
     ],
 )
 def test_rows_that_cannot_be_graded_are_refused(change, message):
-    good, bad = prompt_row(name="good", row=1), {**prompt_row(name="bad", row=7), **change}
-    with pytest.raises(UserError, match=message) as caught:
-        check_instructions([good, bad], "prompts.jsonl")
-    assert "prompts.jsonl, line 7 (id 'bad')" in str(caught.value)
+    check_instructions(prompt_row(name="good"))
+    with pytest.raises(BadRow, match=message):
+        check_instructions({**prompt_row(name="bad"), **change})
 
 
 class Study:
@@ -272,7 +272,7 @@ def drop(rows, number):
         (lambda s: s.generations[0].update(prompt_id="x9"), "prompt_id 'x9' is not in"),
         (lambda s: s.generations[0].update(status="fine"), "'p2' has status 'fine'"),
         (lambda s: s.generations.clear(), "no column 'prompt_id'"),
-        (lambda s: s.prompts.append(prompt_row("no_comma", "p1")), "lines 2 and 3: 'id' occurs twice"),
+        (lambda s: s.prompts.append(prompt_row("no_comma", "p1")), "line 3: 'id' occurs twice"),
         (lambda s: s.prompts[0].pop("kwargs"), "line 1: column 'kwargs' is missing"),
         (lambda s: s.pairs.append(s.pairs[0]), "pair_id 'q3' is there 2 times"),
         (lambda s: s.pairs[1].update(chosen_logp=math.nan), "pair_id 'q1' has chosen_logp = nan"),

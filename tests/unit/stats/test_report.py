@@ -98,11 +98,10 @@ def make_audits(root, categories):
 
     negatives = {"negatives": {"too_long": 30, "has_comma": 30}, "share_chosen_longer": 0.5}
     warnings = ["2 held-out prompts nearly are training prompts"]
-    pairs = {"schema": 1, "pairs": table(**negatives), "near_duplicates": [], "warnings": warnings}
-    write_json(root / "data/preferences.audit.json", pairs)
-    heldout = {"schema": 1, "heldout_pairs": table(**negatives), "heldout_prompts": table()}
-    write_json(root / "data/heldout.audit.json", {**heldout, "heldout_clusters": 90, "near_duplicates": []})
-    write_json(root / "data/sft.audit.json", {"schema": 1, "sft": table(), "near_duplicates": [], "warnings": []})
+    for name, more in {"sft": {}, "pairs": negatives, "heldout_pairs": negatives, "heldout_prompts": {}}.items():
+        told = {"near_duplicates": [], "warnings": warnings if name == "pairs" else []}
+        write_json(root / f"data/{name}.audit.json", {"schema": 2, **table(**more), **told})
+    write_json(root / "data/prompts.audit.json", {"schema": 2, "rows": 120, "clusters": 90})
     length = {"max": 81, "median": 38, "min": 10, "p95": 67}
     for name, columns in {
         "sft": ("prompt_ids", "completion_ids"),
@@ -386,7 +385,11 @@ def test_one_seed_and_one_category_are_enough(tmp_path):
     [
         (plot, "stats/contrasts.parquet", "stats/contrasts.parquet: no such file"),
         (report, "figures/forest.svg", "figures/forest.svg: no such file; rule plot makes it"),
-        (report, "tokens/sft.audit.json", "--audits: 'sft' is missing; found data/heldout, data/preferences, data/sft"),
+        (
+            report,
+            "tokens/sft.audit.json",
+            "--audits: 'sft' is missing; found data/heldout_pairs",
+        ),
         (report, "sft_dpo-seed1/generations.parquet", "no answers or scores of arm 'sft_dpo' at seed 1"),
     ],
     ids=lambda value: value.replace("/", "-") if isinstance(value, str) else "",

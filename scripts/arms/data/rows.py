@@ -1,0 +1,160 @@
+"""The rows of a study in one layout, whatever layout they came in, and the checked table of them that all jobs read.
+
+A checked table (results/<study>/data/*.parquet) has the columns of SCHEMAS: texts, id, category, and where each row
+stood in the user's own file (_row, its line or row; _place, that in words).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arms.job.files import UserError, atomic_path, canonical_json, sha256_bytes
+from arms.job.formats import read_rows
+
+if TYPE_CHECKING:
+    import pyarrow
+
+# kind of rows: their texts, and the columns that they have beside these, id and category
+TEXTS = {"sft": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejected"), "prompts": ("prompt",)}
+OTHERS: dict[str, dict[str, type]] = {
+    "sft": {},
+    "pairs": {"negative": str},
+    "prompts": {"instruction_id_list": list, "kwargs": list},
+}
+OPTIONAL = ("negative", "cluster_id")
+ONE_CATEGORY = "all"  # of rows that name none
+FLUSH_ROWS, FLUSH_CHARACTERS = 5000, 2**24  # of a row group
+
+
+class BadRow(Exception):
+    """What is wrong with one row, and the cure."""
+
+    def __init__(self, problem: str, cure: str) -> None:
+        super().__init__(f"{problem}; {cure}")
+        self.problem, self.cure = problem, cure
+
+
+def complete(row: dict, kind: str) -> dict:
+    """A user's row in our layout: every column of its kind, and an id and a category if it has none.
+
+    An id is made of the row's texts, so it stays when rows are moved; whole numbers become text. Raises BadRow.
+    """
+    made = {"_row": row["_row"], "_place": row["_place"]}
+    wanted: dict[str, type] = {**dict.fromkeys(("prompt", *TEXTS[kind][1:]), str), **OTHERS[kind]}
+    for name, type_ in wanted.items():
+        made[name] = _value(row, name, type_, wanted)
+    for name in ("id", "category", "cluster_id"):
+        value = row.get(name)
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)
+        if not isinstance(value, str | None):
+            raise BadRow(f"column {name!r} must be a string, found {type(value).__name__}", "quote it")
+        made[name] = value
+    made["id"] = made["id"] if made["id"] is not None else content_id(made, kind)
+    made["category"] = made["category"] if made["category"] is not None else ONE_CATEGORY
+    for name in ("id", "category", *TEXTS[kind]):
+        _check_text(name, made[name])
+    return made
+
+
+def _value(row: dict, name: str, type_: type, wanted: dict[str, type]) -> object:
+    value = row.get(name)
+    if type_ is list and isinstance(value, str):  # of a checked table, or a cell of a CSV file
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if value is None and name in OPTIONAL:
+        return None
+    if value is None:
+        lacks = "is empty (null)" if name in row else "is missing"
+        found = ", ".join(repr(key) for key in row if not key.startswith("_"))
+        raise BadRow(
+            f"column {name!r} {lacks} (found: {found}); every row needs {', '.join(map(repr, wanted))}",
+            "add it or remove the row",
+        )
+    if not isinstance(value, type_):
+        found = f"found {type(value).__name__} {str(value)[:40]!r}"
+        raise BadRow(f"column {name!r} must be {type_.__name__}, {found}", "correct it or remove the row")
+    return value
+
+
+def _check_text(name: str, text: str) -> None:
+    if not any(letter.isprintable() and not letter.isspace() for letter in text):
+        if text.strip():
+            raise BadRow(f"{name!r} has only characters that nobody sees", "fill it in or remove the row")
+        raise BadRow(f"{name!r} is empty or only white space", "fill it in or remove the row")
+    if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise BadRow(
+            f"{name!r} holds half of a surrogate pair, which is no character", "write the character itself in UTF-8"
+        )
+    if "\0" in text:
+        raise BadRow(f"{name!r} holds the character NUL", "remove it")
+
+
+def read_checked(path: str | Path, kind: str, check: Callable[[dict], None] | None = None) -> Iterator[dict]:
+    """The rows of a checked table, or of a file in its layout; UserError for the first that is bad."""
+    for row in read_rows(path):
+        try:
+            made = complete(row, kind)
+            if check:
+                check(made)
+        except BadRow as bad:
+            raise UserError(f"{row['_place']}: {bad}") from None
+        yield made
+
+
+def content_id(row: dict, kind: str) -> str:
+    """An id made of a row's texts: 16 hexadecimal digits of their sha256."""
+    texts = canonical_json([row[name] for name in TEXTS[kind]])
+    return sha256_bytes(texts.encode("utf-8", "surrogatepass"))[:16]
+
+
+def schema(kind: str) -> pyarrow.Schema:
+    """Columns of the checked table of one kind of rows."""
+    import pyarrow as pa
+
+    others = [(name, pa.string()) for name in OTHERS[kind]]  # lists as JSON: kwargs differ from row to row
+    texts = [(name, pa.string()) for name in ("id", "category", *TEXTS[kind])]
+    return pa.schema([*texts, *others, ("cluster_id", pa.string()), ("_row", pa.int64()), ("_place", pa.string())])
+
+
+class Writer:
+    """Writes a checked table row by row, a row group at a time."""
+
+    def __init__(self, path: Path, kind: str) -> None:
+        import pyarrow.parquet
+
+        self.schema = schema(kind)
+        self.lists = [name for name, type_ in OTHERS[kind].items() if type_ is list]
+        self.texts = TEXTS[kind]
+        self.file = pyarrow.parquet.ParquetWriter(path, self.schema, compression="zstd")
+        self.waiting: list[dict] = []
+        self.characters = 0
+
+    def add(self, row: dict, normal: str = "") -> None:
+        """One row, as `complete` gives it. normal: its normalised prompt, which the table does not hold."""
+        self.waiting.append(row | {name: canonical_json(row[name]) for name in self.lists})
+        self.characters += sum(len(row[name]) for name in self.texts)
+        if len(self.waiting) == FLUSH_ROWS or self.characters > FLUSH_CHARACTERS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        import pyarrow
+
+        if self.waiting:
+            self.file.write_table(pyarrow.Table.from_pylist(self.waiting, schema=self.schema))
+        self.waiting, self.characters = [], 0
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, kind: str) -> Iterator[Writer]:
+    """A Writer of the checked table `path`, which takes its place when the block ends without an error."""
+    with atomic_path(path) as temporary:
+        writer = Writer(temporary, kind)
+        with writer.file:
+            yield writer
+            writer.flush()

@@ -1,0 +1,67 @@
+"""Rule check_data: check one data file before anything is trained, describe it, and write its rows in one layout.
+
+    python scripts/check_data.py --job '{"rule": "check_data", "wildcards": {"data": "pairs"}, "settings": {}}' \
+        --sources '{"sft": "config/data/sft.jsonl", "pairs": "config/data/preferences.jsonl", ...}' \
+        --data config/data/preferences.jsonl --rows results/demo/data/pairs.parquet \
+        --audit results/demo/data/pairs.audit.json --manifest ...
+
+Every such job looks at all data files, since whichever comes first must stop before training what any of them has
+wrong: bad rows, held-out prompts that are trained on or cannot be graded, fewer rows than a batch. Each writes the
+table of its own file alone, and only that file makes it run again. Nothing is mended or dropped.
+"""
+
+from __future__ import annotations
+
+import json
+
+from arms.data.checks import Checker
+from arms.data.summary import summary_of, warnings
+from arms.job.files import exit_with_message, write_json
+from arms.job.manifest import Job
+from arms.job.program import JobParser
+from study.vocabulary import DATA, HELDOUT
+
+
+def main() -> None:
+    """Read all, compare, describe and write one."""
+    parser = JobParser(__doc__)
+    parser.input("data", nargs="*", default=[], help="the files of the data set that this job is about")
+    parser.input("beside", nargs="*", default=[], recorded=False, help="the other data sets, which are looked at")
+    parser.output("rows", help="its rows in the layout of a checked table, parquet (output)")
+    parser.output("audit", help="what was found, as JSON (output)")
+    parser.add_argument("--sources", type=json.loads, required=True, metavar="JSON", help="every data set: where it is")
+    parser.add_argument("--least", type=json.loads, default={}, metavar="JSON", help="rows that training needs")
+    args = parser.parse_args()
+    job = Job(args)
+
+    name = job.wildcards["data"]
+    checker = Checker(args.sources, args.least, job)
+    checker.read_all(name, args.rows)
+    table, near = checker.tables[name], checker.near()
+    told = [] if name in HELDOUT else warnings(table, [checker.tables[other] for other in HELDOUT], near)
+    summary = summary_of(table)
+    write_json(args.audit, {"schema": 2, **summary, "near_duplicates": near, "warnings": told})
+    for line in words(DATA[name], summary):
+        job.say(line)
+    job.say(f"no held-out prompt is trained on; {len(near)} are near-duplicates")
+    for warning in told:
+        job.say(f"warning: {warning}")
+    job.finish(rows=len(table), warnings=len(told))
+
+
+def words(kind: str, summary: dict) -> list[str]:
+    """What the log says of good rows."""
+    found = [f"{summary['rows']} rows in {len(summary['categories'])} categories, no bad row"]
+    if kind == "sft":
+        lengths = summary["characters"]["completion"]
+        found.append(f"completions: median {lengths['median']:.0f} characters, at most {lengths['max']:.0f}")
+    if kind == "pairs":
+        found.append(
+            f"chosen is longer in {summary['share_chosen_longer']:.0%} of the pairs; "
+            f"{summary['share_first_word_differs']:.0%} differ in the first word"
+        )
+    return found
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

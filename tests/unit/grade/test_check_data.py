@@ -1,0 +1,425 @@
+"""check_data and list_heldout, as rules run them: bad rows are named, good ones described and written."""
+
+import hashlib
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+pytest.importorskip("lm_eval", reason="runs in the grade environment")
+
+import check_data
+import list_heldout
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from arms.data.leakage import NEAR, NearDuplicates, normalise
+from arms.job.files import UserError
+
+NAMES = ("sft", "pairs", "heldout_pairs", "heldout_prompts")
+
+
+def sft_rows() -> list[dict]:
+    topics = ["rivers", "birds", "planets", "breads"]
+    return [
+        {
+            "id": f"s{i}",
+            "prompt": f"List {i} {topic} in lower case, one on each line.",
+            "completion": "one\n" * (i + 1),
+            "category": ["length", "format"][i % 2],
+        }
+        for i, topic in enumerate(topics)
+    ]
+
+
+def pair_rows(prefix: str = "h") -> list[dict]:
+    return [
+        {
+            "id": f"{prefix}{i}",
+            "prompt": f"Tell me about the {prefix} town number {i} in one sentence.",
+            "chosen": f"It is a small and quiet place {i}." + " Really." * (i % 2) * 4,
+            "rejected": f"It is a small and quiet place {i}. It is old.",
+            "category": ["length", "format"][i % 2],
+            "negative": ["too long", "two sentences"][i % 2],
+        }
+        for i in range(4)
+    ]
+
+
+def prompt_rows() -> list[dict]:
+    return [
+        {
+            "id": f"p{i}",
+            "prompt": f"Write {i} haiku about rain.",
+            "category": "format",
+            "instruction_id_list": ["punctuation:no_comma"],
+            "kwargs": [{}],
+        }
+        for i in range(3)
+    ]
+
+
+GOOD = {"sft": sft_rows, "pairs": lambda: pair_rows("t"), "heldout_pairs": pair_rows, "heldout_prompts": prompt_rows}
+
+
+class Study:
+    """A folder with the four data files; `check` runs the check that is about one of them.
+
+    In this process, unless `anew`: each start would import the graders, which takes a second.
+    """
+
+    anew = False
+
+    def __init__(self, folder: Path, monkeypatch, capsys) -> None:
+        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+
+    def run(self, rule: str, wildcards: dict, *flags: object) -> subprocess.CompletedProcess:
+        job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": {}, "code": "0"})
+        command = [str(ROOT / f"scripts/{rule}.py"), "--lock", str(ROOT / "envs/grade.yaml")]
+        command += ["--job", job, "--manifest", "manifest.json", *map(str, flags)]
+        if self.anew:
+            environment = {**os.environ, "PYTHONWARNINGS": "error", "PYTHONHASHSEED": "random"}
+            command = [sys.executable, *command]
+            return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=self.folder)
+        self.monkeypatch.chdir(self.folder)
+        self.monkeypatch.setattr(sys, "argv", command)
+        code, told = 0, ""
+        try:
+            {"check_data": check_data, "list_heldout": list_heldout}[rule].main()
+        except UserError as error:
+            code, told = 1, f"error: {error}\n"
+        return subprocess.CompletedProcess(command, code, self.capsys.readouterr().out, told)
+
+    def check(self, data: str, least: str = "{}", **rows: list) -> subprocess.CompletedProcess:
+        for name in NAMES:
+            write(self.folder / f"{name}.jsonl", rows.get(name) or GOOD[name]())
+        sources = {name: f"{name}.jsonl" for name in NAMES}
+        flags = ["--data", sources[data], "--beside", *(sources[name] for name in NAMES if name != data)]
+        flags += ["--sources", json.dumps(sources), "--least", least, "--audit", "audit.json"]
+        return self.run("check_data", {"data": data}, *flags, "--rows", f"{data}.parquet")
+
+    def audit(self) -> dict:
+        return json.loads((self.folder / "audit.json").read_text())
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / 'it\'s "data"'
+    folder.mkdir()
+    return Study(folder, monkeypatch, capsys)
+
+
+def write(path: Path, rows: list) -> None:
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+
+
+def refusal(done: subprocess.CompletedProcess) -> str:
+    assert done.returncode == 1, done.stdout + done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+def changed(name: str, index: int, **changes) -> list[dict]:
+    """The good rows of a data set, one of them changed; None takes a column away."""
+    rows = GOOD[name]()
+    rows[index] = {key: value for key, value in {**rows[index], **changes}.items() if value is not None}
+    return rows
+
+
+def with_row(name: str, **changes) -> list[dict]:
+    """The good rows and, as line 5, the first row changed (under another id)."""
+    rows = GOOD[name]()
+    return [*rows, {**rows[0], "id": "new", **changes}]
+
+
+def test_good_rows_are_described_and_written(study):
+    done = study.check("sft")
+    assert done.returncode == 0, done.stderr
+    assert study.audit() == {
+        "schema": 2,
+        "rows": 4,
+        "distinct_prompts": 4,
+        "categories": {"format": 2, "length": 2},
+        "characters": {
+            "prompt": {"min": 45, "q25": 45.75, "median": 46.0, "q75": 46.25, "q95": 46.85, "max": 47},
+            "completion": {"min": 4, "q25": 7.0, "median": 10.0, "q75": 13.0, "q95": 15.4, "max": 16},
+        },
+        "near_duplicates": [],
+        "warnings": [],
+    }
+    assert 3 <= len(done.stdout.splitlines()) <= 6
+    assert "4 rows in 2 categories" in done.stdout
+    manifest = json.loads((study.folder / "manifest.json").read_text())
+    assert set(manifest["inputs"]) == {"sft.jsonl"}
+    assert set(manifest["outputs"]) == {"audit", "rows"}
+    written = pq.read_table(study.folder / "sft.parquet").to_pylist()
+    places = [{"cluster_id": None, "_row": n, "_place": f"sft.jsonl, line {n}"} for n in range(1, 5)]
+    assert written == [{**row, **place} for row, place in zip(sft_rows(), places, strict=True)]
+    first = [(study.folder / name).read_bytes() for name in ("audit.json", "sft.parquet")]
+    study.anew = True
+    assert study.check("sft").returncode == 0
+    assert [(study.folder / name).read_bytes() for name in ("audit.json", "sft.parquet")] == first
+
+
+def test_good_pairs_are_described(study):
+    done = study.check("pairs")
+    assert done.returncode == 0, done.stderr
+    audit = study.audit()
+    assert audit["rows"] == 4
+    assert audit["negatives"] == {"too long": 2, "two sentences": 2}
+    assert audit["share_chosen_longer"] == 0.5
+    assert audit["share_first_word_differs"] == 0.0
+    assert set(audit["characters"]) == {"prompt", "chosen", "rejected"}
+    assert audit["characters"]["rejected"]["median"] == 43
+    assert audit["warnings"] == []
+
+
+def test_what_a_row_may_leave_out(study):
+    """Ids are made of the texts, so they stay when rows move; whole numbers are ids, too."""
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in pair_rows("t")]
+    rows[3]["id"] = 17
+    assert study.check("pairs", pairs=rows).returncode == 0
+    first = pq.read_table(study.folder / "pairs.parquet").to_pylist()
+    assert [row["id"] for row in first][3] == "17"
+    assert {row["category"] for row in first} == {"all"}
+    assert {row["negative"] for row in first} == {None}
+    assert study.audit()["negatives"] == {}
+    assert study.check("pairs", pairs=rows[::-1]).returncode == 0
+    second = pq.read_table(study.folder / "pairs.parquet").to_pylist()
+    assert [row["id"] for row in second] == [row["id"] for row in first][::-1]
+
+
+BAD = [
+    ("sft", ["{'id': 1}", *sft_rows()], ["line 1", "not valid JSON"]),
+    ("sft", [*sft_rows(), '{"id": "a", "id": "b"}'], ["line 5", "the key 'id' occurs twice"]),
+    ("sft", [*sft_rows(), "[1]"], ["line 5", "expected a JSON object, found list"]),
+    ("sft", changed("sft", 2, completion=None), ["line 3", "'completion' is missing"]),
+    ("sft", changed("sft", 1, prompt=7), ["line 2", "'prompt' must be str, found int"]),
+    ("sft", changed("sft", 1, id=True), ["line 2", "'id' must be a string, found bool"]),
+    ("sft", changed("sft", 1, completion=" \n\t"), ["line 2", "'completion' is empty"]),
+    ("sft", changed("sft", 1, completion="\u200b\u200d"), ["line 2", "'completion' has only characters that nobody"]),
+    ("sft", changed("sft", 1, completion="a\0b"), ["line 2", "'completion' holds the character NUL"]),
+    ("sft", changed("sft", 3, prompt=""), ["line 4", "'prompt' is empty"]),
+    ("sft", changed("sft", 3, id="s0"), ["lines 1 and 4", "'id' occurs twice"]),
+    (
+        "sft",
+        [*sft_rows(), r'{"id":"x","prompt":"a \ud83d b","completion":"c","category":"d"}'],
+        ["line 5", "surrogate"],
+    ),
+    ("sft", [*sft_rows(), {**sft_rows()[1], "id": "again"}], ["lines 2 and 5", "the same prompt and completion"]),
+    ("sft", [{**row, "completion": ""} for row in sft_rows() * 2], ["8 times: line 1, line 2", "line 5, and 3 more"]),
+    ("heldout_prompts", changed("heldout_prompts", 2, category=" "), ["line 3: 'category' is empty"]),
+    (
+        "heldout_prompts",
+        changed("heldout_prompts", 1, cluster_id=[4]),
+        ["line 2: column 'cluster_id' must be a string"],
+    ),
+    ("heldout_prompts", changed("heldout_prompts", 2, id="h1"), ["line 3: 'id' is also used in heldout_pairs.jsonl"]),
+]
+
+
+@pytest.mark.parametrize(("name", "rows", "words"), BAD)
+def test_bad_rows_are_refused(study, name, rows, words):
+    """By the check of every file: whichever job comes first stops the study before training."""
+    told = refusal(study.check("sft", **{name: rows}))
+    assert f"{name}.jsonl" in told
+    for word in words:
+        assert word in told
+    assert not (study.folder / "audit.json").exists()
+    assert not (study.folder / "sft.parquet").exists()
+
+
+def test_all_kinds_of_faults_are_named_at_once(study):
+    rows = changed("sft", 0, completion="") + [{**row, "id": f"x{row['id']}", "prompt": 3} for row in sft_rows()]
+    done = study.check("sft", sft=rows)
+    assert done.stderr.splitlines() == [
+        "error: sft.jsonl, line 1: 'completion' is empty or only white space; fill it in or remove the row",
+        "sft.jsonl, 4 times: line 5, line 6, line 7, line 8: column 'prompt' must be str, found int '3'; "
+        "correct it or remove the row",
+    ]
+
+
+PAIRS = [
+    ({"chosen": ""}, "line 5: 'chosen' is empty"),
+    ({"rejected": "\n"}, "line 5: 'rejected' is empty"),
+    ({"negative": 3}, "line 5: column 'negative' must be str"),
+    ({"chosen": "same", "rejected": " same\n"}, "line 5: 'chosen' and 'rejected' are the same"),
+    ({}, "lines 1 and 5: the same prompt, chosen and rejected"),
+    ({"chosen": pair_rows()[0]["rejected"], "rejected": pair_rows()[0]["chosen"]}, "lines 1 and 5: swapped"),
+    ({"chosen": "A third answer.", "rejected": pair_rows()[0]["chosen"]}, "lines 1 and 5: an answer is chosen"),
+    ({"chosen": pair_rows()[0]["rejected"], "rejected": "A bad one."}, "lines 5 and 1: an answer is chosen"),
+    ({"id": "{prefix}0", "chosen": "A third answer."}, "lines 1 and 5: 'id' occurs twice"),
+]
+
+
+@pytest.mark.parametrize("name", ["pairs", "heldout_pairs"])
+@pytest.mark.parametrize(("changes", "words"), PAIRS)
+def test_bad_pairs_are_refused(study, name, changes, words):
+    prefix = {"pairs": "t", "heldout_pairs": "h"}[name]
+    changes = {key: value.replace("{prefix}", prefix) if key == "id" else value for key, value in changes.items()}
+    told = refusal(study.check(name, **{name: with_row(name, **changes)}))
+    assert f"{name}.jsonl, {words}" in told
+    assert not (study.folder / "audit.json").exists()
+
+
+def test_two_answers_to_one_prompt_are_fine(study):
+    rows = with_row("pairs", chosen="Another good one.", rejected="Another bad one.")
+    assert study.check("pairs", pairs=rows).returncode == 0
+
+
+def test_fewer_rows_than_a_batch_are_refused(study):
+    told = refusal(study.check("sft", least='{"sft": 4, "pairs": 16}'))
+    assert "pairs.jsonl: 4 rows, and a batch takes 16; get more rows or lower dpo.batch_size" in told
+
+
+UNGRADABLE = [
+    ({"instruction_id_list": ["punctuation:no_coma"]}, "line 2: unknown instruction 'punctuation:no_coma'"),
+    ({"kwargs": []}, "line 2: 1 instruction ids and 0 kwargs"),
+    ({"kwargs": [{"n": 1}]}, "line 2: 'punctuation:no_comma' takes the kwargs [], found ['n']"),
+    ({"instruction_id_list": "punctuation:no_comma"}, "line 2: column 'instruction_id_list' must be list, found str"),
+    ({"instruction_id_list": None}, "line 2: column 'instruction_id_list' is missing"),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), UNGRADABLE)
+def test_heldout_prompts_that_cannot_be_graded_are_refused_before_training(study, changes, words):
+    rows = changed("heldout_prompts", 1, **changes)
+    assert f"heldout_prompts.jsonl, {words}" in refusal(study.check("pairs", heldout_prompts=rows))
+
+
+def test_missing_file_is_named(study):
+    study.check("sft")
+    study.anew = True
+    sources = {name: f"{name}.jsonl" for name in NAMES}
+    (study.folder / "pairs.jsonl").unlink()
+    flags = ["--sources", json.dumps(sources), "--rows", "r.parquet", "--audit", "a.json"]
+    assert "pairs.jsonl: no such file" in refusal(study.run("check_data", {"data": "sft"}, *flags))
+
+
+@pytest.mark.parametrize(
+    "twin",
+    [
+        "List 0 rivers in lower case, one on each line.",
+        "  LIST 0 rivers\tin lower case, one on\neach line.",
+        "List ０ rivers in lower case, one on each\u00a0line.",
+    ],
+)
+@pytest.mark.parametrize("name", ["heldout_pairs", "heldout_prompts"])
+def test_a_heldout_prompt_that_is_trained_on_is_refused(study, name, twin):
+    told = refusal(study.check("sft", **{name: changed(name, 1, prompt=twin)}))
+    assert f"{name}.jsonl: 1 held-out prompt is also trained on: line 2 (sft.jsonl, line 1)" in told
+
+
+def test_heldout_prompts_that_are_trained_on_are_counted_and_located(study):
+    rows, trained = prompt_rows(), pair_rows("t")
+    rows[0]["prompt"], rows[2]["prompt"] = trained[3]["prompt"].upper(), f" {trained[1]['prompt']} "
+    told = refusal(study.check("heldout_pairs", heldout_prompts=rows))
+    assert "heldout_prompts.jsonl: 2 held-out prompts are also trained on" in told
+    assert "line 1 (pairs.jsonl, line 4), line 3 (pairs.jsonl, line 2)" in told
+
+
+def test_near_duplicates_and_unseen_categories_are_warnings(study):
+    words = "please name every single river that flows through the old town of the north country in alphabetical order"
+    rows = changed("sft", 0, prompt=words + " now")
+    heldout = changed("heldout_prompts", 1, prompt=words + " today", category="language")
+    heldout[2] |= {"prompt": words[:60]}
+    done = study.check("sft", sft=rows, heldout_prompts=heldout)
+    assert done.returncode == 0, done.stderr
+    audit = study.audit()
+    # 18 words + 1: 15 shingles each, 14 of them shared
+    match = {"heldout_id": "p1", "training_id": "s0", "similarity": round(14 / 16, 3)}
+    assert audit["near_duplicates"] == [match]
+    assert len(audit["warnings"]) == 2
+    assert "p1 and s0" in audit["warnings"][0]
+    assert "language" in audit["warnings"][1]
+    assert done.stdout.count("warning: ") == 2
+    for name, found in (("pairs", []), ("heldout_pairs", []), ("heldout_prompts", [match])):
+        assert study.check(name, sft=rows, heldout_prompts=heldout).returncode == 0
+        assert study.audit()["near_duplicates"] == found
+
+
+def test_near_duplicates_are_those_of_a_search_through_all_pairs():
+    """Prompts of few words that share beginnings, against the definition: every one is found, and nothing else."""
+    draw = random.Random(0)
+    beginnings = ["solve the following problem step by step", "you are a helpful assistant who", "say"]
+
+    def prompt() -> str:
+        return f"{draw.choice(beginnings)} " + " ".join(draw.choices("abcdefg", k=draw.randrange(1, 60)))
+
+    training = [prompt() for _ in range(1500)]
+    heldout = [prompt() for _ in range(120)]
+    for i in range(0, 120, 2):  # a training prompt with some words changed
+        words = draw.choice(training).split()
+        for _ in range(draw.randrange(3)):
+            words[draw.randrange(len(words))] = "x"
+        heldout[i] = " ".join(words) + " y" * draw.randrange(2)
+
+    def shingles(text: str) -> set:
+        words = text.split()
+        return {tuple(words[start : start + 5]) for start in range(max(1, len(words) - 4))}
+
+    expected = {}
+    for i, text in enumerate(heldout):
+        for j, other in enumerate(training):
+            both = shingles(text) | shingles(other)
+            similarity = len(shingles(text) & shingles(other)) / len(both)
+            if similarity >= NEAR:
+                expected[f"h{i}"] = (f"t{j}", round(similarity, 3))
+                break
+    index = NearDuplicates((f"h{i}", normalise(text)) for i, text in enumerate(heldout))
+    for j, text in enumerate(training):
+        index.compare({"id": f"t{j}"}, normalise(text))
+    found = {entry["heldout_id"]: (entry["training_id"], entry["similarity"]) for entry in index.matches()}
+    assert found == expected
+    assert len(expected) > 15
+
+
+def test_give_away_pairs_are_warnings(study):
+    rows = [{**row, "chosen": "Yes, " + "very " * 30 + str(i)} for i, row in enumerate(pair_rows("t"))]
+    done = study.check("pairs", pairs=rows)
+    assert done.returncode == 0, done.stderr
+    warnings = study.audit()["warnings"]
+    assert len(warnings) == 2
+    assert "chosen is longer in 100% of the pairs" in warnings[0]
+    assert "100% of the pairs differ in the first word" in warnings[1]
+
+
+def test_heldout_prompts_are_listed_by_the_contract(study):
+    heldout, prompts = pair_rows("h"), prompt_rows()
+    heldout[1]["prompt"] = heldout[0]["prompt"]
+    prompts[0]["prompt"] = heldout[0]["prompt"].upper()
+    prompts[1]["cluster_id"] = "family"
+    rows = {"heldout_pairs": heldout, "heldout_prompts": prompts}
+
+    def listed(**rows):
+        for name in ("heldout_pairs", "heldout_prompts"):
+            assert study.check(name, **rows).returncode == 0
+        flags = ["--heldout", "heldout_pairs.parquet", "heldout_prompts.parquet", "--prompts", "prompts.parquet"]
+        done = study.run("list_heldout", {}, *flags, "--audit", "audit.json")
+        assert done.returncode == 0, done.stderr
+        return (study.folder / "prompts.parquet").read_bytes()
+
+    first = listed(**rows)
+    table = pq.read_table(study.folder / "prompts.parquet")
+    names = ["prompt_id", "prompt_sha256", "category", "cluster_id", "split"]
+    assert table.schema == pa.schema([pa.field(name, pa.string(), nullable=False) for name in names])
+    entries = table.to_pylist()
+    assert [row["prompt_id"] for row in entries] == ["h0", "h1", "h2", "h3", "p0", "p1", "p2"]
+    assert {row["split"] for row in entries} == {"heldout"}
+    by_id = {row["prompt_id"]: row for row in entries}
+    assert by_id["h0"]["prompt_sha256"] == hashlib.sha256(heldout[0]["prompt"].encode()).hexdigest()
+    assert by_id["h1"]["category"] == "format"
+    clusters = [row["cluster_id"] for row in entries]
+    assert clusters[0] == clusters[1] == clusters[4]
+    assert clusters[0] == hashlib.sha256(heldout[0]["prompt"].lower().encode()).hexdigest()[:16]
+    assert by_id["p1"]["cluster_id"] == "family"
+    assert len(set(clusters)) == 5 == study.audit()["clusters"]
+    assert study.audit()["rows"] == 7
+    assert listed(heldout_pairs=heldout[::-1], heldout_prompts=prompts) == first
