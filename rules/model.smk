@@ -20,6 +20,6 @@ rule fetch_model:
         mem_mb=8000,
         runtime=240,
     params:
-        **program("fetch_model", "train", {"model": config["model"], "study_bytes": 10**9}),  # adapters, tables, caches
+        **program("fetch_model", "train", settings.fetch()),
     shell:
         RUN

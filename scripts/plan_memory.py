@@ -57,9 +57,8 @@ def main() -> None:
 
 def read_model(card: str):
     """(configuration, tokenizer) of the model beside `card` (model.json), whose config.json must match."""
-    from transformers import AutoConfig
-
     from arms.data.tokens import load_tokenizer
+    from arms.model.architecture import read_config
 
     folder = Path(card).parent / "weights"
     described = read_json(card)["files"]["config.json"]["sha256"]
@@ -68,7 +67,7 @@ def read_model(card: str):
             f"{folder / 'config.json'}: missing or changed since the rule fetch_model checked it; "
             f"delete {Path(card).parent} and run the same command again"
         )
-    return AutoConfig.from_pretrained(str(folder), trust_remote_code=False), load_tokenizer(card)
+    return read_config(folder), load_tokenizer(card)
 
 
 def heading(card: dict, settings: dict) -> str:

@@ -17,6 +17,15 @@ class Settings:
     def __init__(self, study: Study, ladder: Ladder) -> None:
         self.study, self.config, self.ladder = study, study.config, ladder
 
+    def fetch(self) -> dict:
+        """Of fetching the model: which, room for adapters, tables and caches, and what the study asks of the model."""
+        use = {
+            "max_length": self.config["tokens"]["max_length"],
+            "target_modules": self.config["lora"]["target_modules"],
+        }
+        use |= {"max_new_tokens": self.config["generation"]["max_new_tokens"]}
+        return {"model": self.config["model"], "study_bytes": 10**9, "use": use}
+
     def tokens(self, wildcards) -> dict:
         """Of one data set: an overlong held-out row is an error whatever the config says."""
         overlong = {} if wildcards.dataset in TRAINED.values() else {"on_overlong": "error"}

@@ -9,7 +9,9 @@ import re
 import unicodedata
 from pathlib import Path
 
-from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file
+from arms.job.files import UserError, canonical_json, sha256_bytes, sha256_file
+from arms.model.architecture import check_config, read_config
+from arms.model.fit import check_lengths, check_targets, check_tensors, empty_model
 from arms.model.sources import first_line
 
 # Special tokens that other models pad with, best first; only one that is in the vocabulary already can be taken.
@@ -46,10 +48,18 @@ ENGLISH = (
 ENGLISH_LIMIT = 4.0  # nats per token; SmolLM2-135M needs about 2, a wrongly converted model more than 8
 
 
-def describe_base(model: dict, folder: Path) -> tuple[dict, dict]:
-    """Check the model in `folder` and describe it: the base card, and facts for the manifest only."""
+def describe_base(model: dict, folder: Path, use: dict | None = None) -> tuple[dict, dict]:
+    """Check the model in `folder` and describe it: the base card, and facts for the manifest only.
+
+    use: what the study asks of it: max_length, max_new_tokens, target_modules. None: not asked.
+    """
     config = check_config(folder)
     tokenizer, facts = check_tokenizer(folder, config)
+    empty = empty_model(config)
+    check_tensors(empty, {name: tuple(entry["shape"]) for name, entry in tensor_headers(folder).items()})
+    if use is not None:
+        check_lengths(config, use["max_length"], use["max_new_tokens"])
+        check_targets(empty, use["target_modules"])
     return base_card(model, config, tokenizer, folder, check_files(folder, model.get("files") or {})), facts
 
 
@@ -74,30 +84,6 @@ def base_card(model: dict, config, tokenizer: dict, folder: Path, files: dict[st
         "hidden_size": config.hidden_size,
         "tokenizer": tokenizer,
     }
-
-
-def check_config(folder: Path):
-    """The model's configuration; UserError if it needs code of its own or is no causal language model."""
-    for name in ("config.json", "tokenizer_config.json"):
-        if (folder / name).is_file() and "auto_map" in read_json(folder / name):
-            raise UserError(
-                f"{name} of the model has `auto_map`: it wants to run Python code that comes with the weights "
-                "(trust_remote_code), which is never done here. Choose a model that transformers knows by itself"
-            )
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (ValueError, KeyError, OSError, TypeError) as error:
-        raise UserError(f"config.json of the model cannot be used: {first_line(error)}") from None
-    known = set(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    named = (config.architectures or ["no architecture"])[0]
-    if named not in known or config.is_encoder_decoder:
-        raise UserError(
-            f"config.json of the model names {named}, not a causal language model (such as LlamaForCausalLM)"
-        )
-    return config
 
 
 def check_tokenizer(folder: Path, config) -> tuple[dict, dict]:
@@ -150,12 +136,13 @@ def load_any_tokenizer(folder: Path):
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the Rust library raises bare Exception
-        newer = (
-            "; it was saved by a newer tokenizers library: choose an earlier revision"
-            if "ModelWrapper" in str(error)
-            else ""
-        )
-        raise UserError(f"the model's tokenizer cannot be loaded ({first_line(error)}){newer}") from None
+        cures = {
+            "ModelWrapper": "; it was saved by a newer tokenizers library: choose an earlier revision",
+            "TokenizersBackend": "; transformers 5 saved it, whose TokenizersBackend is PreTrainedTokenizerFast here: "
+            "write that name as tokenizer_class into tokenizer_config.json of a copy (model.source: path)",
+        }
+        cure = next((cure for sign, cure in cures.items() if sign in str(error)), "")
+        raise UserError(f"the model's tokenizer cannot be loaded ({first_line(error)}){cure}") from None
 
 
 def turn_end(tokenizer) -> str | None:
@@ -274,27 +261,34 @@ def require_round_trip(facts: dict) -> None:
         )
 
 
-def count_parameters(folder: Path) -> tuple[int, str]:
-    """Number of parameters and their most frequent dtype, from the safetensors headers alone."""
-    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-    totals: dict[str, int] = {}
+def tensor_headers(folder: Path) -> dict[str, dict]:
+    """Tensor name -> dtype, shape and data_offsets, of all safetensors in `folder`, from their headers alone."""
+    found: dict[str, dict] = {}
     for path in sorted(folder.glob("*.safetensors")):
         size = path.stat().st_size
         with path.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             try:
                 header = json.loads(stream.read(min(length, size)))
-                tensors = [entry for name, entry in header.items() if name != "__metadata__"]
-                end = max(entry["data_offsets"][1] for entry in tensors)
+                tensors = {name: entry for name, entry in header.items() if name != "__metadata__"}
+                end = max(entry["data_offsets"][1] for entry in tensors.values())
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise UserError(f"{path.name} of the model is not a safetensors file; fetch it again") from None
         if size != 8 + length + end:
             raise UserError(
                 f"{path.name} of the model has {size} bytes, not {8 + length + end}: cut off; fetch it again"
             )
-        for entry in tensors:
-            kind = names.get(entry["dtype"], entry["dtype"].lower())
-            totals[kind] = totals.get(kind, 0) + math.prod(entry["shape"])
+        found |= tensors
+    return found
+
+
+def count_parameters(folder: Path) -> tuple[int, str]:
+    """Number of parameters and their most frequent dtype, from the safetensors headers alone."""
+    names = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+    totals: dict[str, int] = {}
+    for entry in tensor_headers(folder).values():
+        kind = names.get(entry["dtype"], entry["dtype"].lower())
+        totals[kind] = totals.get(kind, 0) + math.prod(entry["shape"])
     return sum(totals.values()), max(totals, key=totals.__getitem__)
 
 
@@ -324,7 +318,7 @@ def check_english(folder: Path) -> float:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False, use_safetensors=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, config=read_config(folder), use_safetensors=True)
     ids = torch.tensor([tokenizer.encode(ENGLISH, add_special_tokens=False)])
     with torch.inference_mode():
         nll = float(model(input_ids=ids, labels=ids, use_cache=False).loss)

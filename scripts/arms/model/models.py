@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from arms.job import processes
 from arms.job.files import UserError, atomic_path, read_json, sha256_file, write_json
+from arms.model.architecture import read_config
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +58,7 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
         device = f"cuda:{processes.rank()}"
     base = AutoModelForCausalLM.from_pretrained(
         str(weights),
+        config=read_config(weights),
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,

@@ -1,5 +1,6 @@
 """fetch_model: every source gives a model that loads, every unusable one is refused with its cure."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arms.job.files import UserError, sha256_file
+from arms.model.models import load_base
 from arms.model.sources import without_secrets
 
 ROOT = Path(__file__).parents[3]
@@ -259,11 +261,23 @@ def template_in_a_file(folder):
         (only_pickles, "pytorch_model.bin.*no safetensors.*safe_serialization"),
         (only_adapter, "LoRA adapter"),
         (cut_off, "cut off"),
-        (config(auto_map={"AutoConfig": "evil.Config"}), "auto_map.*never"),
+        (config(model_type="new", auto_map={"AutoConfig": "evil.Config"}), "'new'.*does not know.*auto_map.*never"),
         (tokenizer_config(auto_map={"AutoTokenizer": ["evil.T", None]}), "tokenizer_config.json.*auto_map"),
+        (tokenizer_config(tokenizer_class="TokenizersBackend"), "PreTrainedTokenizerFast.*tokenizer_config.json"),
         (config(architectures=["LlamaForSequenceClassification"]), "not a causal language model"),
         (config(model_type="bert", architectures=["BertForMaskedLM"]), "not a causal language model"),
-        (config(model_type="qwen99"), "config.json of the model cannot be used.*qwen99"),
+        (config(model_type="qwen3"), r"model_type 'qwen3'.*transformers 4\.43\.4.*does not know.*docs/models.md"),
+        (config(model_type="gemma2", architectures=["Gemma2ForCausalLM"]), "does not take.*gemma2.*answers to a batch"),
+        (config(model_type="ctrl", architectures=["CTRLLMHeadModel"]), "does not take.*ctrl.*nobody has tried"),
+        (config(num_hidden_layers=3), "lacks layers.2.input_layernorm.weight and 8 more.*Fetch"),
+        (config(num_hidden_layers=1), "unlike config.json, layers.1.input_layernorm.weight and 8 more"),
+        (config(intermediate_size=48), r"layers.0.mlp.down_proj.weight has the shape \(32, 64\).* means \(32, 48\)"),
+        (config(tie_word_embeddings=False), "lacks lm_head.weight"),
+        (
+            config(rope_scaling={"type": "yarn", "factor": 4.0}),
+            "yarn.*reads its lengths otherwise.*remove rope_scaling",
+        ),
+        (config(rope_parameters={"full_attention": {"rope_type": "default"}}), "rope_parameters.*full_attention"),
         (config(vocab_size=10), "do not belong together"),
         (tokenizer_config(eos_token=None), "no eos_token"),
         (newer_tokenizer, "newer tokenizers library"),
@@ -277,12 +291,79 @@ def test_unusable_model_is_refused_with_its_cure(fetch, broken, tmp_path, damage
     assert [path.name for path in (tmp_path / "out").iterdir()] == []
 
 
-def test_code_of_a_model_is_never_run(fetch, broken, tmp_path):
-    config(auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"})(broken)
+@pytest.mark.parametrize(("kind", "taken"), [("llama", True), ("evil", False)])
+def test_code_of_a_model_is_never_run(fetch, broken, tmp_path, kind, taken):
+    """A model that transformers knows by itself is taken without the code that comes with it, as Phi-3 has."""
+    config(auto_map={"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}, model_type=kind)(broken)
     (broken / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    with pytest.raises(UserError, match="auto_map"):
-        fetch(path_source(broken), folder=tmp_path / "out")
+    if taken:
+        fetched = load_base(fetch(path_source(broken), folder=tmp_path / "out") / "model.json", "fp32")
+        assert type(fetched).__name__ == "LlamaForCausalLM"
+    else:
+        with pytest.raises(UserError, match="auto_map"):
+            fetch(path_source(broken), folder=tmp_path / "out")
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("family", "rope", "old"),
+    [
+        ("llama", {"rope_type": "default", "rope_theta": 50.0}, {"rope_theta": 50.0}),
+        (
+            "llama",
+            {"rope_type": "linear", "factor": 2.0, "rope_theta": 50.0},
+            {"rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
+        ),
+        ("qwen2", {"rope_type": "default", "rope_theta": 50.0}, {"rope_theta": 50.0}),
+    ],
+)
+def test_a_configuration_of_transformers_5_means_the_same(fetch, text, tmp_path, family, rope, old):
+    logits = []
+    first = fetch({**RANDOM, "family": family}, text=text, folder=tmp_path / "first") / "weights"
+    for name, changes in (("old", old), ("new", {"rope_theta": None, "rope_scaling": None, "rope_parameters": rope})):
+        folder = Path(shutil.copytree(first, tmp_path / f"{name} files"))
+        edit(folder / "config.json", **changes)
+        model = load_base(fetch(path_source(folder), folder=tmp_path / name) / "model.json", "fp32")
+        with torch.inference_mode():
+            logits.append(model(torch.arange(20, 60)[None]).logits)
+    assert torch.equal(*logits)
+    with torch.inference_mode():
+        assert not torch.allclose(
+            load_base(first.with_name("model.json"), "fp32")(torch.arange(20, 60)[None]).logits, logits[0]
+        )
+
+
+USE = {"max_length": 128, "max_new_tokens": 64, "target_modules": "all-linear"}
+WINDOW = {"sliding_window": 100, "use_sliding_window": True}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "use", "words"),
+    [
+        ("gpt2", {}, {"max_length": 4096}, r"tokens.max_length.* 4096 tokens.*\(gpt2\) takes at most 2048"),
+        ("llama", {}, {"max_new_tokens": 2048}, r"generation.max_new_tokens.*2049.*at most 2048"),
+        ("llama", {"max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 2.0}}, {}, None),
+        (
+            "llama",
+            {"max_position_embeddings": 100, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+            {},
+            "dynamic rope",
+        ),
+        ("qwen2", WINDOW, {}, "128.*at most 100.*sliding_window"),
+        ("qwen2", {**WINDOW, "use_sliding_window": False}, {}, None),
+        ("qwen2", WINDOW, {"max_length": 100}, None),
+        ("llama", {}, {"target_modules": ["q_proj", "vproj"]}, "'vproj' is no layer.*down_proj, .*v_proj$"),
+        ("llama", {}, {"target_modules": ["q_proj", "lm_head"]}, None),
+        ("gpt2", {}, {"target_modules": ["q_proj"]}, "'q_proj' is no layer.*c_attn"),
+        ("qwen2", {"rope_scaling": {"type": "yarn", "factor": 4.0}}, {}, "yarn.*ignores it in a qwen2.*remove"),
+    ],
+)
+def test_what_the_study_asks_of_a_model(fetch, text, tmp_path, family, changes, use, words):
+    folder = fetch({**RANDOM, "family": family}, text=text, folder=tmp_path / "first") / "weights"
+    edit(folder / "config.json", **changes)
+    refused = pytest.raises(UserError, match=words) if words else contextlib.nullcontext()
+    with refused:
+        fetch(path_source(folder), folder=tmp_path / "out", use={**USE, **use})
 
 
 @pytest.mark.parametrize(("normalizer", "all_kept"), [("Lowercase", False), ("NFC", True)])

@@ -1,0 +1,87 @@
+"""Whether weights fit their configuration, and the model the study: from headers alone, before anything is loaded."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from arms.job.files import UserError
+from arms.model.architecture import row_limit
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+Shapes = dict[str, tuple[int, ...]]  # tensor name -> shape
+
+
+def empty_model(config: PretrainedConfig) -> PreTrainedModel:
+    """The model of `config` without weights: its layers have names and shapes, and take no memory."""
+    from accelerate import init_empty_weights
+    from transformers import AutoModelForCausalLM
+
+    with init_empty_weights():
+        return AutoModelForCausalLM.from_config(config)
+
+
+def check_tensors(model: PreTrainedModel, found: Shapes) -> None:
+    """UserError unless the weight files hold every tensor of `model`, no other, and each in its shape.
+
+    transformers only warns: what is missing it draws at random, anew in each process, and what is left over it drops.
+    """
+    prefix = f"{model.base_model_prefix}."  # some files name the tensors without it (GPT-2)
+    stored = {name.removeprefix(prefix): shape for name, shape in found.items()}
+    tied = (model._tied_weights_keys or []) if model.config.tie_word_embeddings else []
+    expected = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    optional = [*tied, *(model._keys_to_ignore_on_load_missing or [])]
+    unread = [*(model._keys_to_ignore_on_load_unexpected or []), r"rotary_emb\.inv_freq", r"attn\.(masked_)?bias$"]
+
+    def without(names: set[str], patterns: list[str]) -> list[str]:
+        return sorted(name for name in names if not any(re.search(pattern, prefix + name) for pattern in patterns))
+
+    for problem, names in (
+        ("lacks", without(set(expected) - set(stored), optional)),
+        ("has, unlike config.json,", without(set(stored) - set(expected), unread)),
+    ):
+        if names:
+            raise UserError(
+                f"the model's weights do not belong to its config.json: *.safetensors {problem} {names[0]}"
+                f"{f' and {len(names) - 1} more tensors' if names[1:] else ''}. Fetch the model again, or save it anew "
+                "with save_pretrained"
+            )
+    for name in sorted(set(stored) & set(expected)):
+        if stored[name] != expected[name]:
+            raise UserError(
+                f"the model's weights do not belong to its config.json: {name} has the shape {stored[name]}, and "
+                f"config.json means {expected[name]} on the pinned transformers. Fetch the model again"
+            )
+
+
+def check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:
+    """UserError unless every name in lora.target_modules is one of a layer that can have an adapter."""
+    from peft import LoraConfig, get_peft_model
+
+    weights = {name: getattr(module, "weight", None) for name, module in model.named_modules()}
+    layers = [name for name, weight in weights.items() if weight is not None and weight.dim() == 2]
+    absent = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in layers)]
+    if targets != "all-linear" and absent:
+        kinds = sorted({name.rpartition(".")[2] for name in layers})
+        raise UserError(
+            f"lora.target_modules: {absent[0]!r} is no layer of this {type(model).__name__}; it has {', '.join(kinds)}"
+        )
+    try:
+        get_peft_model(model, LoraConfig(target_modules=targets, task_type="CAUSAL_LM"))
+    except ValueError as error:
+        raise UserError(f"lora.target_modules {targets}: {str(error).splitlines()[0]}") from None
+
+
+def check_lengths(config: PretrainedConfig, max_length: int, max_new_tokens: int) -> None:
+    """UserError if rows or answers may become longer than the model computes right."""
+    limit = row_limit(config)
+    if limit is None:
+        return
+    for key, asked in (("tokens.max_length", max_length), ("generation.max_new_tokens", max_new_tokens + 1)):
+        if asked > limit[0]:
+            raise UserError(
+                f"{key} asks for rows of {asked} tokens, but this model ({config.model_type}) takes at most "
+                f"{limit[0]}: {limit[1]} (config.json). Lower {key}"
+            )
