@@ -161,10 +161,13 @@ def two_sided_p(components: Components, estimate: float) -> float:
         return max(float(2 * special.stdtr(df, -size / np.sqrt(variance))), 1e-300)
 
     def excess(log_alpha: float) -> float:
-        return half_width(components, np.exp(log_alpha)) - size
+        with np.errstate(over="ignore"):  # at one degree of freedom the widest interval may be infinite
+            return half_width(components, np.exp(log_alpha)) - size
 
     if excess(SMALLEST_LOG_ALPHA) < 0:
         return float(np.exp(SMALLEST_LOG_ALPHA))
+    if excess(0.0) >= 0:  # no more than rounding is left of the estimate
+        return 1.0
     return float(np.exp(optimize.brentq(excess, SMALLEST_LOG_ALPHA, 0.0, xtol=1e-13, rtol=1e-13)))
 
 

@@ -9,6 +9,7 @@ from .question import Question, Weights
 
 KINDS = ("binary", "ordinal", "continuous")
 ROLES = ("primary", "secondary", "guardrail", "exploratory")
+LARGEST = 1e60  # of a score: the fourth power of a sum over a million prompts is still a number
 SCOPES = ("method", "checkpoint")
 WEIGHTINGS = ("micro", "macro")
 
@@ -169,6 +170,11 @@ def _probability(value: dict, where: str, key: str) -> float:
     return float(found)
 
 
+def _is_number(value: object) -> bool:
+    """Whether it is a number that can be computed with."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
+
+
 def _read_metric(name: str, entry: object, where: str) -> Metric:
     known = {"kind", "higher_is_better", "bounds", "margin", "step", "role"}
     entry = _object(entry, where, known, {"kind", "higher_is_better"})
@@ -177,7 +183,7 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
         raise ContractError(f"{where}, key 'higher_is_better': must be true or false")
     for key in ("margin", "step"):
         found = entry.get(key)
-        if found is not None and (isinstance(found, bool) or not isinstance(found, int | float) or found <= 0):
+        if found is not None and not (_is_number(found) and found > 0):
             raise ContractError(f"{where}, key {key!r}: must be a positive number or null, found {found!r}")
     bounds = entry.get("bounds")
     if kind == "continuous" and entry.get("step") is not None:
@@ -187,7 +193,8 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
             raise ContractError(f"{where}, key 'bounds': a binary metric has bounds [0, 1], found {bounds!r}")
         bounds = (0.0, 1.0)
     elif bounds is not None:
-        if not isinstance(bounds, list | tuple) or len(bounds) != 2 or not bounds[0] < bounds[1]:
+        pair = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(_is_number, bounds))
+        if not pair or not bounds[0] < bounds[1]:
             raise ContractError(f"{where}, key 'bounds': must be [low, high] or null, found {bounds!r}")
         bounds = (float(bounds[0]), float(bounds[1]))
     if bounds is not None and (entry.get("margin") or 0) >= bounds[1] - bounds[0]:

@@ -28,7 +28,7 @@ from .intervals import (
 )
 from .plan import Plan
 from .pooling import SeedPool
-from .scores import macro_weights
+from .scores import macro_weights, without_residue
 from .signflip import SignFlip, signflip
 
 CHECKPOINT, METHOD = "checkpoint", "method"
@@ -183,11 +183,14 @@ def _test(
     """The estimate and its sign-flip test; whether that says anything, and how sure the estimate is, is still open."""
     n_seeds, n = differences.shape
     n_clusters = n if codes is None else int(codes.max()) + 1
-    mean = differences.mean(axis=0)
+    mean = without_residue(differences.mean(axis=0), np.abs(differences).mean(axis=0))
     weights = macro_weights(category) if category is not None else None
     weighted = mean if weights is None else mean * weights
     estimate = float(weighted.mean())
-    sums = weighted if codes is None else np.bincount(codes, weights=weighted, minlength=n_clusters)
+    sums = weighted
+    if codes is not None:
+        sums, scale = (np.bincount(codes, weights=w, minlength=n_clusters) for w in (weighted, np.abs(weighted)))
+        sums = without_residue(sums, scale)
     by_seed = (differences if weights is None else differences * weights).mean(axis=1)
     return Inference(
         estimate=estimate,

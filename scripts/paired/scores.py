@@ -8,14 +8,14 @@ from functools import cached_property
 
 import numpy as np
 
-from .plan import Metric
+from .plan import LARGEST, Metric
 from .question import Weights
 
 STATUSES = ("ok", "empty", "truncated", "parse_fail", "error", "judge_fail")
 MODEL_FAILURES = ("empty", "truncated", "parse_fail")
 INFRA_FAILURES = ("error", "judge_fail")
 NO_SEED = -1
-LARGEST = 1e100  # the square of a sum over a million prompts is still a number
+RESIDUE = 1e-14
 
 
 def value_faults(values: np.ndarray, metric: Metric) -> Iterator[tuple[np.ndarray, str]]:
@@ -130,7 +130,8 @@ class Scores:
 
     def differences(self, weights: Weights) -> np.ndarray:
         """float [S, kept prompts]: a contrast for every seed and prompt; an arm without seeds counts for each."""
-        total = np.asarray(sum(weight * self.values(arm) for arm, weight in weights.items()))
+        values = [weight * self.values(arm) for arm, weight in weights.items()]
+        total = without_residue(np.asarray(sum(values)), np.asarray(sum(map(np.abs, values))))
         return np.broadcast_to(total, (self.n_seeds, total.shape[1]))
 
     def side(self, weights: Weights, sign: int) -> np.ndarray:
@@ -147,6 +148,14 @@ class Scores:
         if bounds and any(abs(end / step - round(end / step)) > 1e-9 for end in bounds):
             return None
         return self.n_seeds * self.n_samples / step
+
+
+def without_residue(sums: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """`sums` with 0 where no more than rounding is left of terms whose absolute values sum to `scale`: float, alike.
+
+    0.1 + 0.2 - 0.3 is no difference between models.
+    """
+    return np.where(np.abs(sums) <= RESIDUE * scale, 0.0, sums)
 
 
 def missing_bounds(

@@ -579,7 +579,7 @@ def double_prompt(folder):
         ),
         (drop_column, r"part-0.parquet: column 'status' is missing"),
         (late_sample, r"column 'sample_idx' holds 30000 but never 1"),
-        (huge_value, r"column 'value': 1e\+308 is too large to compute with \(at most 1e\+100\).*prompt_id=pair09"),
+        (huge_value, r"column 'value': 1e\+308 is too large to compute with \(at most 1e\+60\).*prompt_id=pair09"),
         (huge_seed, r"column 'train_seed': holds a number beyond 2\^63"),
         (no_metric, r"scores: no metric=pass_rate/part-\*.parquet"),
         (not_parquet, r"part-0.parquet: not a readable parquet file"),

@@ -210,3 +210,68 @@ def test_a_metric_outside_the_plan_from_a_table(here):
     assert after.loc["f1/new − old/overall", "family"] == "exploratory"
     pd.testing.assert_frame_equal(after[after["metric"] == "acc"], before, check_dtype=False)
     assert "exploratory, in a family of their own, more taken as better: f1." in decision["banner"]
+
+
+def test_categories_and_scores_without_variation_are_rows_with_a_reason(here):
+    """A category of one prompt, one of one cluster, one that a metric lacks, and arms that never vary; three seeds."""
+    rng = np.random.default_rng(8)
+    kinds = {"many": 12, "alone": 1, "passage": 5}
+    prompts = [
+        (f"{kind}{i}", kind, "shared" if kind == "passage" else None) for kind, n in kinds.items() for i in range(n)
+    ]
+    rows = [
+        {"arm": arm, "train_seed": seed, "prompt_id": name, "metric": metric, "category": kind, "cluster_id": cluster}
+        | {"value": 1 if metric == "equal" else 0.1 * rng.integers(9) if arm == "new" or metric == "both" else 0.3}
+        for arm, seed, metric in itertools.product(("old", "new"), (1, 2, 3), ("steady", "equal", "both"))
+        for name, kind, cluster in prompts
+        if not (metric == "steady" and kind == "passage")
+    ]
+    Path("plan.json").write_text(
+        json.dumps(
+            {
+                "metrics": {
+                    name: {"kind": "continuous", "higher_is_better": True} for name in ("steady", "equal", "both")
+                },
+                "primary_metric": "steady",
+                "contrasts": {"C": {"new": 1, "old": -1}},
+                "min_prompts_category": 1,
+            }
+        )
+    )
+    found, *_ = compare_table(rows, "--plan", "plan.json", metric=())
+    whys = {
+        name: sorted(set(flags) & {"too_few_clusters", "degenerate_zero_diff"})
+        for name, flags in found["flags"].items()
+    }
+    assert whys == {
+        "both/C/category=alone": ["too_few_clusters"],
+        "both/C/category=many": [],
+        "both/C/category=passage": ["too_few_clusters"],
+        "both/C/overall": [],
+        "equal/C/category=alone": ["too_few_clusters"],
+        "equal/C/category=many": ["degenerate_zero_diff"],
+        "equal/C/category=passage": ["too_few_clusters"],
+        "equal/C/overall": ["degenerate_zero_diff"],
+        "steady/C/category=alone": ["too_few_clusters"],
+        "steady/C/category=many": [],
+        "steady/C/overall": [],
+    }
+    assert found["p_ckpt"].between(0, 1, inclusive="right").all()
+    assert found.loc["steady/C/overall", "p_method"] > 0
+    assert found["words"].str.len().gt(40).all()
+
+
+def test_what_rounding_leaves_is_no_difference(here):
+    """Seed means of 0.1, 0.2 and -0.3 do not sum to zero in floating point."""
+    values = {1: (0.1, 0.0), 2: (0.2, 0.0), 3: (0.0, 0.3)}
+    rows = [
+        {"arm": arm, "train_seed": seed, "prompt_id": f"p{i}", "metric": "m", "value": value}
+        for seed, pair in values.items()
+        for arm, value in zip(("old", "new"), pair, strict=True)
+        for i in range(6)
+    ]
+    assert 0.1 + 0.2 - 0.3 != 0
+    found, *_ = compare_table(rows, metric=("--metric", "m"))
+    row = found.iloc[0]
+    assert (row["estimate"], row["p_ckpt"], row["p_method"]) == (0, 1, 1)
+    assert "degenerate_zero_diff" in row["flags"]

@@ -308,3 +308,56 @@ def test_an_inspect_log_that_did_not_finish(logs, run):
         UserError, match=r"base.json: the evaluation ended with status 'error'; `inspect eval-retry` it"
     ):
         run("--inspect", "a=inspect/base.json", "b=inspect/base.eval", "--metric", "match")
+
+
+def numbers_of(version, run, task, metric):
+    return results(f"reading/lm_eval-{version}/{run}")["results"][task][f"exact_match,{metric}"]
+
+
+@pytest.mark.parametrize("version", ["0.4.9", "0.4.13"])
+def test_groups_filters_and_clusters_of_the_harness(logs, run, version):
+    folder = f"reading/lm_eval-{version}"
+    models = ("--lm-eval", f"base={folder}/base", f"tuned={folder}/tuned-1")
+    metrics = ("--metric", "exact_match,strict-match", "exact_match,flexible-extract")
+    rows, _ = run(*models, *metrics)
+    for name in ("strict-match", "flexible-extract"):
+        for task, group in (("reading", "overall"), ("reading_short", "category=reading_short")):
+            row = rows.loc[f"exact_match,{name}/tuned − base/{group}"]
+            tuned, base = (numbers_of(version, model, task, name) for model in ("tuned-1", "base"))
+            assert row["estimate"] == pytest.approx(tuned - base)
+            assert row["n_prompts"] == row["n_clusters"] == (20 if task == "reading" else 12)
+    rows, _ = run(*models, *metrics, "--cluster", "passage", output="passages")
+    row = rows.loc["exact_match,strict-match/tuned − base/overall"]
+    assert (row["n_prompts"], row["n_clusters"]) == (20, 5), "amber is another passage in the other task"
+    rows, words = run(*models, *metrics, "--cluster", "task", "--category", "group", output="tasks")
+    assert rows["n_clusters"].tolist() == [2, 2], "one category, so there are no rows of categories"
+    assert "exact_match,strict-match (primary)" in words
+    rows, _ = run(*models, *metrics, "--category", "passage", output="categories")
+    assert {"amber", "birch", "cedar", "delta"} < set(rows["group"])
+    with pytest.raises(
+        UserError, match=r"samples_reading_long_.*jsonl, line 1: .* no field 'page' \(its fields: passage"
+    ):
+        run(*models, *metrics, "--cluster", "page")
+
+
+def test_epochs_metadata_and_samples_that_do_not_count_in_inspect(logs, run):
+    models = ("--inspect", "base=reading/inspect/base.eval", "tuned=reading/inspect/tuned-1.eval")
+    rows, words = run(*models, "--metric", "number", "--cluster", "passage")
+    row = rows.loc["number/tuned − base/overall"]
+    assert (row["kind"], row["n_prompts"], row["n_clusters"]) == ("binary", 10, 3), "two of twelve left out for both"
+    assert "Failed outputs of number: tuned 2 of 24 (1 error, 1 judge_fail). 2 of 12 prompts left out for all" in words
+    scores = pd.read_parquet("out/scores/metric=number/part-0.parquet").set_index(["arm", "prompt_id", "sample_idx"])
+    assert scores.loc[("tuned", "reading/3", 0), "status"] == "error", "invalidated in its first epoch"
+    assert scores.loc[("tuned", "reading/5", 1), "status"] == "judge_fail", "unscored in its second"
+    assert scores["status"].value_counts()["ok"] == 46
+
+
+def test_an_old_log_of_the_harness_is_called_old(logs, run):
+    def strip(rows):
+        return [{key: value for key, value in row.items() if key not in ("filter", "doc_hash")} for row in rows]
+
+    edit_samples("lm_eval/base", "larger", strip)
+    edit_results("lm_eval/base", lambda found: found.pop("lm_eval_version"))
+    message = r"line 1: the sample has no filter, doc_hash; lm-evaluation-harness \(an old version\) wrote the log"
+    with pytest.raises(UserError, match=message):
+        run(*LM_EVAL)
