@@ -88,8 +88,10 @@ def sampling_of(scores: Scores) -> Sampling:
     found = {}
     if scores.n_samples > 1:
         for arm, cells in scores.cells.items():
-            within = np.nanvar(cells[:, scores.kept], axis=2)  # a missing sample is none
-            found[arm] = float(np.nanmean(within)) * scores.n_samples / (scores.n_samples - 1)
+            own = cells[:, scores.kept].reshape(-1, scores.n_samples)
+            own = own[(~np.isnan(own)).sum(axis=1) > 1]  # a missing sample is none
+            if len(own):
+                found[arm] = float(np.nanvar(own, axis=1, ddof=1).mean())
     return Sampling(scores.metric.name, found, scores.n_samples, scores.untrained)
 
 
