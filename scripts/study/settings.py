@@ -23,7 +23,6 @@ class Settings:
             "max_length": self.config["tokens"]["max_length"],
             "target_modules": self.config["lora"]["target_modules"],
         }
-        use |= {"max_new_tokens": self.config["generation"]["max_new_tokens"]}
         return {"model": self.config["model"], "study_bytes": 10**9, "use": use}
 
     def tokens(self, wildcards) -> dict:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arms.job.files import UserError, canonical_json, sha256_bytes, sha256_file
 from arms.model.architecture import check_config, read_config
-from arms.model.fit import check_lengths, check_targets, check_tensors, empty_model
+from arms.model.fit import check_length, check_targets, check_tensors, empty_model
 from arms.model.sources import first_line
 
 # Special tokens that other models pad with, best first; only one that is in the vocabulary already can be taken.
@@ -51,14 +51,14 @@ ENGLISH_LIMIT = 4.0  # nats per token; SmolLM2-135M needs about 2, a wrongly con
 def describe_base(model: dict, folder: Path, use: dict | None = None) -> tuple[dict, dict]:
     """Check the model in `folder` and describe it: the base card, and facts for the manifest only.
 
-    use: what the study asks of it: max_length, max_new_tokens, target_modules. None: not asked.
+    use: what the study asks of it: max_length, target_modules. None: not asked.
     """
     config = check_config(folder)
     tokenizer, facts = check_tokenizer(folder, config)
     empty = empty_model(config)
     check_tensors(empty, {name: tuple(entry["shape"]) for name, entry in tensor_headers(folder).items()})
     if use is not None:
-        check_lengths(config, use["max_length"], use["max_new_tokens"])
+        check_length(config, use["max_length"], "tokens.max_length")
         check_targets(empty, use["target_modules"])
     return base_card(model, config, tokenizer, folder, check_files(folder, model.get("files") or {})), facts
 

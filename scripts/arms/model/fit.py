@@ -74,14 +74,11 @@ def check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:
         raise UserError(f"lora.target_modules {targets}: {str(error).splitlines()[0]}") from None
 
 
-def check_lengths(config: PretrainedConfig, max_length: int, max_new_tokens: int) -> None:
-    """UserError if rows or answers may become longer than the model computes right."""
+def check_length(config: PretrainedConfig, tokens: int, key: str) -> None:
+    """UserError if rows of so many `tokens`, which the setting `key` allows, are too long for the model."""
     limit = row_limit(config)
-    if limit is None:
-        return
-    for key, asked in (("tokens.max_length", max_length), ("generation.max_new_tokens", max_new_tokens + 1)):
-        if asked > limit[0]:
-            raise UserError(
-                f"{key} asks for rows of {asked} tokens, but this model ({config.model_type}) takes at most "
-                f"{limit[0]}: {limit[1]} (config.json). Lower {key}"
-            )
+    if limit is not None and tokens > limit[0]:
+        raise UserError(
+            f"{key} makes rows of {tokens} tokens, but this model ({config.model_type}) takes at most {limit[0]}: "
+            f"{limit[1]} (config.json). Lower {key}"
+        )

@@ -15,6 +15,7 @@ from transformers import GenerationConfig
 
 from arms.job.files import canonical_json, sha256_bytes
 from arms.job.out_of_memory import naming_the_cure
+from arms.model.fit import check_length
 
 if TYPE_CHECKING:
     from arms.scoring.policy import Policy
@@ -56,7 +57,12 @@ class Generator:
         )
 
     def samples(self, prompts: list[dict], begun: list[list[int]] | None = None) -> list[Sample]:
-        """One sample for each answer to each prompt (id, prompt_ids), empty or as far as `begun`."""
+        """One sample for each answer to each prompt (id, prompt_ids), empty or as far as `begun`.
+
+        Raises UserError if an answer could become longer than the model allows.
+        """
+        longest = max(len(row["prompt_ids"]) for row in prompts) + self.limit
+        check_length(self.policy.model.config, longest, "generation.max_new_tokens")
         numbers = range(self.settings["samples"])
         found = [Sample(row["id"], number, row["prompt_ids"], []) for row in prompts for number in numbers]
         for sample, ids in zip(found, begun or [[]] * len(found), strict=True):

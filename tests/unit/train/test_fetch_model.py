@@ -333,7 +333,7 @@ def test_a_configuration_of_transformers_5_means_the_same(fetch, text, tmp_path,
         )
 
 
-USE = {"max_length": 128, "max_new_tokens": 64, "target_modules": "all-linear"}
+USE = {"max_length": 128, "target_modules": "all-linear"}
 WINDOW = {"sliding_window": 100, "use_sliding_window": True}
 
 
@@ -341,7 +341,6 @@ WINDOW = {"sliding_window": 100, "use_sliding_window": True}
     ("family", "changes", "use", "words"),
     [
         ("gpt2", {}, {"max_length": 4096}, r"tokens.max_length.* 4096 tokens.*\(gpt2\) takes at most 2048"),
-        ("llama", {}, {"max_new_tokens": 2048}, r"generation.max_new_tokens.*2049.*at most 2048"),
         ("llama", {"max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 2.0}}, {}, None),
         (
             "llama",

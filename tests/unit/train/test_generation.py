@@ -7,6 +7,7 @@ import torch
 from test_logps import noisy_adapter
 
 from arms.data.tokens import read_tokens
+from arms.job.files import UserError
 from arms.scoring.generation import ROUND, Generator
 from arms.scoring.policy import load_policy
 
@@ -45,6 +46,13 @@ def ends(policy, prompts):
     """Two tokens that end some answers in their first or second round; this model hardly ends one of its own accord."""
     first, second, *_ = answers(policy, prompts, GREEDY).values()
     return {first[12], second[25]}
+
+
+def test_an_answer_longer_than_the_model_is_refused_before_any_begins(policy, prompts):
+    room = policy.model.config.max_position_embeddings - max(len(row["prompt_ids"]) for row in prompts)
+    assert Generator(policy, {**GREEDY, "max_new_tokens": room}).samples(prompts)
+    with pytest.raises(UserError, match=r"generation.max_new_tokens makes rows of 2049 tokens.*takes at most 2048"):
+        Generator(policy, {**GREEDY, "max_new_tokens": room + 1}).samples(prompts)
 
 
 def test_greedy_is_what_transformers_generates_for_each_prompt_alone(policy, prompts, ends):
