@@ -12,6 +12,7 @@ from pathlib import Path
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).absolute()
 sys.path.insert(0, str(HOME / "scripts"))
 
+from study.base_files import base_files
 from study.command import RUN, RUN_ON_THREADS, SHOW
 from study.engine import Engine
 from study.vocabulary import DATA, DATASETS, FIGURES, HELDOUT, METRICS, REPORTED_TABLES, TABLES, TRAINED
@@ -63,9 +64,6 @@ include: "rules/statistics.smk"
 include: "rules/report.smk"
 include: "rules/provenance.smk"
 include: "rules/doctor.smk"
-
-
-engine.distrust_unrecorded()
 
 
 onstart:

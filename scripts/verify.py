@@ -24,7 +24,8 @@ from pathlib import Path
 import jsonschema
 
 from arms.job.files import UserError, exit_with_message, read_json, sha256_file
-from arms.job.manifest import flat, pinned_versions, portable
+from arms.job.manifest import pinned_versions, portable
+from study.identity import environment, flat
 
 SCHEMA = Path(__file__).parent / "arms" / "job" / "manifest.schema.json"
 sha256 = cache(sha256_file)
@@ -150,7 +151,7 @@ def environment_faults(lock: str, manifest: dict) -> Iterator[str]:
     if checked and checked["file"] != Path(lock).name:
         yield f"ran in the environment of {checked['file']}, the rule here has {lock}"
         return
-    if not checked or checked["sha256"] != sha256(lock):
+    if checked != environment(lock):
         yield f"the environment was not checked against this {lock}"
     for name, version in pins(lock).items():
         if versions.get(name) != version:

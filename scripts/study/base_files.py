@@ -1,0 +1,41 @@
+"""The files of a model's folder that the study uses: all others may change as they like."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+CONFIG_FILES = ["config.json", "generation_config.json"]
+TOKENIZER_FILES = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+]
+INDEX = "model.safetensors.index.json"
+
+
+def weight_files(folder: Path) -> list[str]:
+    """Names of the safetensors of a model; [] if it has none, or an index that cannot be read."""
+    if not (folder / INDEX).is_file():
+        return ["model.safetensors"] if (folder / "model.safetensors").is_file() else []
+    try:
+        return sorted(set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return []
+
+
+def base_files(model: dict) -> list[str]:
+    """Paths of the files of a model whose source is a folder, as far as they are there; [] for other sources."""
+    if model["source"] != "path":
+        return []
+    folder = Path(str(model.get("path"))).expanduser()
+    names = [*CONFIG_FILES, *TOKENIZER_FILES, INDEX, *weight_files(folder)]
+    return [str(folder / name) for name in names if (folder / name).is_file()]

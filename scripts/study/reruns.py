@@ -1,0 +1,111 @@
+"""When a job has to run: if and only if the content that it depends on changed, and never because of a time or a place.
+
+The manifest beside a job's targets tells what they were made of: the job (rule, settings, code, environment) and the
+sha256 of each input. Inside results/ the manifest of the job before tells what an input is; a file from outside counts
+by its bytes, whatever its time and however its path is spelled. Results that were copied to another machine are
+therefore as good as before.
+
+Nothing here knows Snakemake: a job is anything with its `params.job`, `input` and `output` (scripts/study/engine.py).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from study.hashes import Hashes
+from study.identity import differences
+
+
+@dataclass(frozen=True)
+class Record:
+    """A manifest; sha256 of each file that its job made, by path, and of each that it read, by `Reruns.name`."""
+
+    manifest: dict
+    made: dict[str, str]
+    read: dict[str, str]
+
+
+class Reruns:
+    """What of a study has to be made again.
+
+    results: its folder. hashes: of files outside it. `learn` first tells which job makes which file.
+    """
+
+    def __init__(self, results: str, hashes: Hashes) -> None:
+        self.results, self.hashes = os.path.join(os.path.abspath(results), ""), hashes
+        self.makers: dict[str, str] = {}  # file -> manifest of the job that makes it
+        self.records: dict[str, tuple[tuple, Record]] = {}
+
+    def learn(self, jobs: Iterable[Any]) -> None:
+        """Note which job makes which file."""
+        for job in jobs:
+            for path in job.output:
+                if path != job.output.manifest:
+                    self.makers[here(path)] = str(job.output.manifest)
+
+    def reasons(self, job: Any) -> list[str]:
+        """Why a job has to run, in words, as it and the files are now; [] if it made what is there of what is there."""
+        missing = [str(path) for path in job.output if not os.path.lexists(path)]
+        if missing:
+            few = ", ".join(missing[:3]) + f" and {len(missing) - 3} more" * (len(missing) > 3)
+            return ["not made yet" if len(missing) == len(job.output) else f"missing {few}"]
+        record = self.record(str(job.output.manifest))
+        if record is None:
+            return [f"{job.output.manifest} cannot be read"]
+        found = list(differences(record.manifest, json.loads(job.params.job)))
+        unread = dict(record.read)
+        for role, path in roles(job.input):
+            was = unread.pop(self.name(role, path), None)
+            if getattr(path, "is_ancient", False):  # only looked at
+                continue
+            if was is None:
+                found.append(f"new input {path}")
+            elif was != self.digest(path):
+                found.append(f"other content in {path}")
+        return found + [f"{name} is no longer an input" for name in unread]
+
+    def name(self, role: str, path: str) -> str:
+        """What an input is known by: inside results/ its path, outside what the job calls it."""
+        return here(path) if os.path.abspath(path).startswith(self.results) else f"input {role}"
+
+    def digest(self, path: str) -> str | None:
+        """sha256 of an input as it should be read now; None if it is not there."""
+        maker = self.makers.get(here(path))
+        if maker:
+            record = self.record(maker)
+            return record and record.made.get(here(path))
+        try:
+            return self.hashes(path)
+        except OSError:
+            return None
+
+    def record(self, path: str) -> Record | None:
+        """What a manifest says; None if it is missing or damaged. Read again only when it was written again."""
+        try:
+            stat = os.stat(path)
+            facts = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            if self.records.get(path, (None,))[0] != facts:
+                manifest = json.loads(Path(path).read_text(encoding="utf-8"))
+                made = {here(entry["path"]): entry["sha256"] for entry in manifest["outputs"].values()}
+                read = {self.name(key, entry["path"]): entry["sha256"] for key, entry in manifest["inputs"].items()}
+                self.records[path] = facts, Record(manifest, made, read)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return self.records[path][1]
+
+
+def roles(inputs: Any) -> Iterator[tuple[str, str]]:
+    """(name, path) of each input of a job; where a name has several files, each goes by its own."""
+    for name, value in inputs.items():
+        for path in [value] if isinstance(value, str) else value:
+            yield (name if isinstance(value, str) else Path(path).name), path
+
+
+def here(path: str) -> str:
+    """One spelling of a path, relative to the working directory."""
+    return os.path.relpath(path)
