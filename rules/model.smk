@@ -4,8 +4,7 @@
 rule fetch_model:
     """Fetch the base model, check its files, and describe them."""
     input:
-        text=config["data"]["sft"] if config["model"]["source"] == "random" else [],
-        files=base_files(config["model"]),
+        files=base_files(config),
     output:
         weights=directory("<results>/model/weights"),
         card="<results>/model/model.json",

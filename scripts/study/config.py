@@ -9,6 +9,7 @@ import copy
 import difflib
 import itertools
 import json
+import math
 import os
 import re
 from dataclasses import dataclass
@@ -135,22 +136,48 @@ def load(config: dict, schema: str | Path, *, where: str = "the configuration", 
     return Study(checked[""], {label: found["dpo"] for label, found in checked.items()})
 
 
+def refuse_double_keys(path: str | Path) -> None:
+    """ConfigError if a YAML file has a key twice in one place: YAML would take the last without a word."""
+    waiting = [yaml.compose(Path(path).read_text(encoding="utf-8"), Loader=yaml.SafeLoader)]
+    while waiting:
+        node = waiting.pop()
+        lines: dict[str, int] = {}
+        if isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+        elif isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                waiting.append(value)
+                name, line = str(key.value), key.start_mark.line + 1
+                if name in lines:
+                    raise ConfigError(
+                        f"{path}, line {line}: {name!r} is there already, in line {lines[name]}; remove one"
+                    )
+                lines[name] = line
+
+
 def _variants(recipe: dict) -> dict[str, dict]:
     """The DPO recipes that a configuration asks for, by label: lists make every combination, the first is "".
 
-    Another variant's label names what differs from the first, such as "-beta~0.3", and becomes part of its paths.
+    Another variant's label names what differs from the first, such as "-beta~0.3", and becomes part of its paths. 1 and
+    1.0 are the same setting.
     """
     lists = {key: value if isinstance(value, list) else [value] for key, value in sorted(recipe.items())}
     first = {key: values[0] for key, values in lists.items()}
     found = {}
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
-        found["".join(f"-{key}~{value}" for key, value in chosen.items() if value != first[key])] = chosen
+        found["".join(f"-{key}~{_plain(value)}" for key, value in chosen.items() if value != first[key])] = chosen
     return found
+
+
+def _plain(value: object) -> object:
+    """A number in its shortest spelling: 1 for 1.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     """A copy of one recipe's configuration with defaults; ConfigError on the first thing that is wrong with it."""
+    _refuse_infinite(config)
     errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
     for error in sorted(errors, key=lambda error: len(error.path)):
         raise ConfigError(_complaint(error))
@@ -163,6 +190,15 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     if filled["model"]["precision"] in ("int8", "nf4") and not filled["gpus"]:
         raise ConfigError(f"model.precision {filled['model']['precision']} needs gpus: 1")
     return filled
+
+
+def _refuse_infinite(value: object, key: str = "") -> None:
+    """ConfigError on a number that is none, or has no bounds: .nan, .inf, and what is too large, such as 1e400."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for name, one in inner:
+        _refuse_infinite(one, f"{key}.{name}".strip("."))
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{key}: {value} is not a finite number; write one, such as 1.0e-5")
 
 
 def _complaint(error: jsonschema.ValidationError) -> str:
@@ -179,7 +215,8 @@ def _complaint(error: jsonschema.ValidationError) -> str:
         except ValueError:
             pass
         else:
-            return f"{key}: {error.instance!r} is text to YAML, not a number; write {number:.6e}".replace("000e", "e")
+            cure = f"write {number:.6e}".replace("000e", "e") if math.isfinite(number) else "write a finite number"
+            return f"{key}: {error.instance!r} is text to YAML, not a number; {cure}"
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{f'{key}.' if key else ''}{missing[0]} is missing; add it (config/README.md describes every key)"
@@ -195,7 +232,16 @@ def _filled(value: dict, schema: dict, definitions: dict) -> dict:
             value.setdefault(name, copy.deepcopy(entry["default"]))
         if isinstance(value.get(name), dict):
             _filled(value[name], entry, definitions)
+        elif name in value:
+            value[name] = _whole(value[name], entry)
     return value
+
+
+def _whole(value: object, schema: dict) -> object:
+    """The same with integers that are spelled 1.0, which the schema takes for integers, as integers."""
+    if isinstance(value, list):
+        return [_whole(one, schema.get("items", {})) for one in value]
+    return _plain(value) if "integer" in str(schema.get("type")) else value
 
 
 def _data_file(name: str, path: str, home: str | Path) -> str:

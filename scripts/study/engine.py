@@ -22,17 +22,18 @@ from snakemake.logging import logger
 from snakemake.shell import shell
 
 from study import command, environment, slurm
-from study.config import ConfigError, load
+from study.config import ConfigError, load, refuse_double_keys
 from study.hashes import Hashes
 from study.instructions import INSTRUCTIONS
 from study.ladder import Ladder
 from study.planning import Planning, named
-from study.reruns import Reruns
+from study.reruns import NOT_MADE, Reruns, here
 from study.resources import PARTITION, Resources
 from study.settings import Settings
 
 SNAKEMAKE = "9.27.1"
 READ_ONLY = {"verify", "plan_memory"}  # targets that read, or predict: they need no --cores
+WHY = "SFT_VS_DPO_WHY"  # set in a dry run that only tells why jobs would run
 ENVIRONMENTS = ("train", "grade", "stats", "provenance")
 
 
@@ -52,6 +53,10 @@ class Engine:
         self.workflow, self.home = workflow, home
         environment.clean(os.environ)
         with in_words():
+            files = workflow.overwrite_configfiles or [home / "config" / "config.yaml"]
+            for path in files:
+                refuse_double_keys(path)
+            self.configfiles = ", ".join(here(os.path.realpath(path)) for path in files)
             where = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
             self.study = load(config, home / "config" / "schema.yaml", where=where, home=home)
             self.require_version("snakemake", SNAKEMAKE)
@@ -70,10 +75,11 @@ class Engine:
             self.alive = environment.Alive(Path(".snakemake"))
             self.alone = self.alive.alone
             self.spare_cores()
+            self.answer_why()
             if self.alone:
                 self.take_what_outlived_its_driver()
             reruns = Reruns(self.study.results, Hashes(Path(".snakemake/sha256.json"), logger.info))
-            self.planning = Planning(reruns, self.is_ours, logger.info, self.left_out)
+            self.planning = Planning(reruns, self.is_ours, self.planned, self.left_out)
 
     def require_version(self, package: str, version: str) -> None:
         """WorkflowError if a package whose inside is reached is not of the version that this was written for."""
@@ -98,6 +104,14 @@ class Engine:
             if READ_ONLY.issuperset(targets):
                 asked.cores = 1
 
+    def answer_why(self) -> None:
+        """`snakemake why [TARGET...]` is a dry run of the targets that tells first causes only."""
+        if WHY not in os.environ and (targets := parse_args(sys.argv[1:])[1].targets) and targets[0] == "why":
+            words = sys.argv[1:]
+            words.remove("why")
+            os.environ[WHY] = "1"
+            os.execv(sys.executable, [sys.executable, "-m", "snakemake", *words, "--dry-run", "--quiet", "host"])  # noqa: S606
+
     @property
     def on_slurm(self) -> bool:
         """Whether this Snakemake submits its jobs to SLURM."""
@@ -112,6 +126,35 @@ class Engine:
         """Whether a job makes something of this study: it has a `job` in its params and a manifest in its outputs."""
         manifest = str(job.output.get("manifest", ""))
         return hasattr(job.params, "job") and manifest.startswith((f"{self.study.results}/", f"{self.study.results}-"))
+
+    def planned(self, causes: dict[str, list[str]], at_most: int) -> None:
+        """What Snakemake's plan means: told once, before any job runs or a dry run lists them.
+
+        causes: job -> why, of those that run for a reason of their own. at_most: how many run with all that is below.
+        WorkflowError if they would replace what another configuration made.
+        """
+        old = {job: words for job, words in causes.items() if words != [NOT_MADE]}
+        made_with = self.configuration.read_text(encoding="utf-8") if self.configuration.exists() else self.configfiles
+        if old and made_with != self.configfiles:
+            job, words = next(iter(old.items()))
+            raise WorkflowError(
+                f"{self.study.results} was made with {made_with}, and {self.configfiles} has the same `study` name: "
+                f"up to {at_most} of its jobs would be made again ({job}: {words[0]} ...). Give this one another name; "
+                f"or, if it takes the other's place, delete {self.configuration}"
+            )
+        if WHY in os.environ:
+            for job, words in causes.items():
+                print(f"{job}: {'; '.join(words)}")
+            below = f"At most {at_most} jobs run: these, and what is below them." if causes else "Nothing has to run."
+            print(below, flush=True)
+            os._exit(0)
+        if old and self.workflow.dryrun:
+            logger.info("At most these jobs run: where one makes the same as before, what only reads that does not.")
+
+    @property
+    def configuration(self) -> Path:
+        """The record of the configuration files that a study was made with: it goes where the results go."""
+        return Path(self.study.results, "logs", "configuration.txt")
 
     def left_out(self, job) -> None:
         """Tell, and put on record for the report, that a job did not have to run after all."""
@@ -162,6 +205,7 @@ class Engine:
         """Are the environments and the scheduler there? Are jobs of a killed driver under way?"""
         self.skipped.parent.mkdir(parents=True, exist_ok=True)
         self.skipped.write_text("", encoding="utf-8")
+        self.configuration.write_text(self.configfiles, encoding="utf-8")
         missing = [name for name in ENVIRONMENTS if not (self.home / ".envs" / name).is_dir()]
         if missing and not self.uses_conda:
             raise WorkflowError(

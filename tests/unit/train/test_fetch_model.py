@@ -40,7 +40,7 @@ def arguments(folder: Path, model: dict, text: Path | None = None, cache: Path |
     job = {"rule": "fetch_model", "wildcards": {}, "settings": {"model": model, **settings}, "code": "0"}
     found = ["--job", json.dumps(job), "--weights", str(folder / "weights"), "--card", str(folder / "model.json")]
     found += ["--manifest", str(folder / "manifest.json")]
-    found += ["--text", str(text)] if text else []
+    found += ["--files", str(text)] if text else []
     return [*found, "--cache", str(cache or folder / "cache")]
 
 

@@ -44,7 +44,7 @@ def study(tmp_path_factory):
         for i, row in enumerate(rows):
             row |= {"completion": text(draw, 60 + i), "chosen": text(draw, 40), "rejected": text(draw, 40)}
         (made.folder / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        flags = ["--weights", "model/weights", "--card", "model/model.json", "--text", "data.jsonl"]
+        flags = ["--weights", "model/weights", "--card", "model/model.json", "--files", "data.jsonl"]
         made.run("fetch_model", {"model": WIDE}, *flags)
         for kind in ("sft", "pairs"):
             flags = ["--data", "data.jsonl", "--kind", kind, "--tokens", f"{kind}.parquet", "--audit", f"{kind}.json"]
