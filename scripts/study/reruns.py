@@ -65,9 +65,10 @@ class Reruns:
             was = unread.pop(self.name(role, path), None)
             if getattr(path, "is_ancient", False):  # only looked at
                 continue
+            now = self.digest(path)
             if was is None:
                 found.append(f"new input {path}")
-            elif was != self.digest(path):
+            elif now is not None and now != was:  # None: its maker has to run first, or Snakemake misses it
                 found.append(f"other content in {path}")
         return found + [f"{name} is no longer an input" for name in unread]
 

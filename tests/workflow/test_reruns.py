@@ -199,7 +199,8 @@ def test_missing_pieces_are_named_and_made_again(study):
     shutil.rmtree(run)
     done = study.snakemake("why")
     assert "compare: missing results/smoke/stats/contrasts.csv" in done.stdout
-    assert "train_dpo arm=dpo_only seed=2: not made yet" in done.stdout
+    assert "train_dpo arm=dpo_only seed=2: missing results/smoke/dpo_only-seed2/adapter/arm.json, " in done.stdout
+    assert "other content" not in done.stdout
     jobs = ran(study.snakemake("--cores", "2"))
     assert jobs == {"train_dpo": 1, "score_pairs": 1, "generate": 1, **{"compare": 1, "report": 1}}
     assert {path: path.read_bytes() for path in before} == before
