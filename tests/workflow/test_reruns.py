@@ -132,6 +132,24 @@ def test_results_without_snakemakes_records_are_taken_by_their_manifests(finishe
     assert clone.planned()["train_sft"] == 1
 
 
+HELDOUT = {
+    "heldout_prompts": {"tokenize_data": 1, "generate": 7},
+    "heldout_preferences": {"tokenize_data": 1, "score_pairs": 7},
+}
+
+
+@pytest.mark.parametrize("name", HELDOUT)
+def test_heldout_pairs_and_prompts_are_apart(finished, name):
+    path = finished.folder / DATA / f"{name}.jsonl"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace("Describe", "Please describe", 1))
+        jobs = finished.planned()
+    finally:
+        path.write_text(kept)
+    assert jobs == {"check_data": 1, "list_heldout": 1, **HELDOUT[name], "grade": 7, **STATISTICS}
+
+
 def test_a_row_of_the_pairs_leaves_sft_alone(finished):
     path = finished.folder / DATA / "preferences.jsonl"
     kept = path.read_text()
@@ -141,7 +159,7 @@ def test_a_row_of_the_pairs_leaves_sft_alone(finished):
         jobs = finished.planned()
     finally:
         path.write_text(kept)
-    below = {"check_preferences": 1, "tokenize_data": 1, "score_pairs": 7, "train_dpo": 4, "check_parity": 1}
+    below = {"check_data": 1, "tokenize_data": 1, "score_pairs": 7, "train_dpo": 4, "check_parity": 1}
     assert jobs == {**below, "generate": 4, "grade": 4, **STATISTICS}
 
 
@@ -166,7 +184,7 @@ def test_what_comes_out_as_before_ends_the_rerun_there(study):
     assert "At most these jobs run" in study.snakemake("--dry-run").stdout
     done = study.snakemake("--cores", "2")
     # the report shows the manifest of the model, whose random tokenizer comes from these rows
-    assert ran(done) == {"check_sft": 1, "fetch_model": 1, "tokenize_data": 1, "report": 1}
+    assert ran(done) == {"check_data": 1, "fetch_model": 1, "report": 1}
     assert "Not run: train_sft seed=1; what it reads came out as before." in done.stdout
     assert "train_dpo arm=dpo_only seed=2" in (study.folder / "results/smoke/logs/skipped.txt").read_text()
     assert study.planned() == {}
@@ -184,11 +202,8 @@ def test_a_package_of_the_statistics_trains_nothing(study):
 def test_a_package_of_the_graders_checks_the_data_and_grades_again(study):
     study.edit("envs/grade.yaml", "--hash=", "--hash=sha256:0 --hash=")
     jobs = ran(study.snakemake("--cores", "2"))
-    checks = {name: count for name, count in jobs.items() if name.startswith("check_")}
-    assert set(checks) >= {"check_sft", "check_preferences"}
-    assert set(checks.values()) == {1}
-    # all scores came out as before, so no statistics; the report shows the manifest of a grading
-    assert {name: count for name, count in jobs.items() if name not in checks} == {"grade": 7, "report": 1}
+    # what they made came out as before, so nothing is trained and tested; the report shows the manifest of a grading
+    assert jobs == {"check_data": 4, "list_heldout": 1, "grade": 7, "report": 1}
 
 
 def test_missing_pieces_are_named_and_made_again(study):
@@ -216,7 +231,7 @@ def test_why_names_first_causes_of_a_target(study):
     done = study.snakemake("why", target)
     path.write_bytes(kept)
     (study.folder / SMOKE).write_bytes(config)
-    assert "check_preferences: other content in config/data/preferences.jsonl\n" in done.stdout
+    assert "check_data data=pairs: other content in config/data/preferences.jsonl\n" in done.stdout
     assert "train_dpo arm=dpo_only seed=1: dpo.beta was 0.1, is 0.2\n" in done.stdout
     assert "report" not in done.stdout
 
@@ -256,8 +271,8 @@ SETTINGS = {  # a key of the smoke study, its values, and the jobs whose setting
     ("tokens", "max_length"): ([256, 256.0, 255], {"tokenize_data", "train_sft", "train_dpo"}),
 }
 FILES = {
-    f"{DATA}/sft.jsonl": {"check_sft", "fetch_model", "tokenize_data dataset=sft"},
-    f"{DATA}/preferences.jsonl": {"check_preferences", "tokenize_data dataset=train_pairs"},
+    f"{DATA}/sft.jsonl": {"check_data data=sft", "fetch_model"},
+    f"{DATA}/preferences.jsonl": {"check_data data=pairs"},
     "scripts/report.html.j2": {"report"},
 }
 
