@@ -165,11 +165,12 @@ def joined_state(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict]:
     from peft import get_peft_model_state_dict
 
     config = model.peft_config["default"].to_dict()
-    tensors = get_peft_model_state_dict(model, adapter_name="default")
+    alone = {"save_embedding_layers": False}  # the base's embedding is not part of an adapter, even on top of it
+    tensors = get_peft_model_state_dict(model, adapter_name="default", **alone)
     if FROZEN in model.peft_config:
-        frozen = get_peft_model_state_dict(model, adapter_name=FROZEN)
+        frozen = get_peft_model_state_dict(model, adapter_name=FROZEN, **alone)
         tensors = {
-            name: torch.cat([frozen[name], tensor], dim=0 if "lora_A" in name else 1)
+            name: torch.cat([frozen[name], tensor], dim=0 if "lora_A" in name or "lora_embedding_A" in name else 1)
             for name, tensor in tensors.items()
         }
         config["r"], config["lora_alpha"] = 2 * config["r"], 2 * config["lora_alpha"]

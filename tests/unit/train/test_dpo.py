@@ -8,6 +8,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import DPO, SCORING
+from safetensors.torch import load_file
 from trl import DPOTrainer
 
 from arms.data.tokens import load_tokenizer, read_tokens
@@ -158,6 +159,34 @@ def test_a_fresh_adapter_starts_at_the_sft_policy_and_is_saved_as_one(study):
     joined = load_adapter(load_base(card, "fp32"), study.folder / "joined" / "arm.json")
     assert joined.peft_config["default"].r == 2 * DPO["lora"]["rank"]
     torch.testing.assert_close(logps(joined), trained, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("targets", [["lm_head"], ["embed_tokens", "q_proj"]])
+def test_adapters_of_tied_embeddings_load_again(study, tmp_path, targets):
+    """PEFT would save the base's own embedding beside them, and a stack would join that, too."""
+    card, lora = study.folder / "model" / "model.json", {**DPO["lora"], "target_modules": targets}
+    pairs = pair_batch(read_tokens(study.folder / "pairs.parquet"), 0, True)
+
+    def moved(model):
+        with torch.no_grad():
+            for parameter in (p for p in model.parameters() if p.requires_grad):
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+            return torch.cat(pair_logps(model.eval(), pairs, True, torch.float32)[:2])
+
+    sft, stack = tmp_path / "sft" / "arm.json", tmp_path / "stack" / "arm.json"
+    trained = new_adapter(load_base(card, "fp32"), lora, seed=1)
+    policies = {sft: moved(trained)}
+    save_adapter(trained, sft, {})
+    trained = stack_adapter(load_base(card, "fp32"), sft, lora, seed=2)
+    policies[stack] = moved(trained)
+    save_adapter(trained, stack, {})
+    assert (policies[stack] - policies[sft]).abs().max() > 0.1
+    for arm, logps in policies.items():
+        again = load_adapter(load_base(card, "fp32"), arm).eval()
+        with torch.no_grad():
+            found = torch.cat(pair_logps(again, pairs, True, torch.float32)[:2])
+        torch.testing.assert_close(found, logps, atol=2e-5, rtol=0)
+        assert all("lora_" in name for name in load_file(arm.with_name("adapter_model.safetensors")))
 
 
 def test_the_fresh_start_trains_as_much_as_dpo_only(study, arms):
