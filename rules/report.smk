@@ -60,6 +60,6 @@ rule report:
     conda:
         "../envs/stats.yaml"
     params:
-        **program("report", "stats", settings.report()),
+        **program("report", "stats", settings.report(), skipped=engine.skipped),
     shell:
         RUN

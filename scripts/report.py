@@ -42,6 +42,7 @@ def main() -> None:
     parser.input("scores", nargs="+", help="part-<run>.parquet: graded answers of every run")
     parser.input("manifests", nargs="+", help="manifests of model, training, grading, statistics")
     parser.output("html", help="the page")
+    parser.add_argument("--skipped", type=Path, help="jobs that did not have to run again after all, one a line")
     args = parser.parse_args()
     job = Job(args)
 
@@ -62,6 +63,7 @@ def main() -> None:
         audit=data_audit(args.audits),
         parity=read_json(args.parity),
         provenance=provenance([read_manifest(path) for path in args.manifests]),
+        skipped=args.skipped.read_text(encoding="utf-8").splitlines() if args.skipped and args.skipped.exists() else [],
     )
     write_text(args.html, page)
     job.say(f"{args.html}: {len(page) // 1024} KiB, {decision['decision']}")

@@ -182,6 +182,8 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     for error in sorted(errors, key=lambda error: len(error.path)):
         raise ConfigError(_complaint(error))
     filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
+    if filled["model"].get("path"):
+        filled["model"]["path"] = _one_spelling(filled["model"]["path"])
     filled["data"] |= {name: _data_file(name, filled["data"][name], home) for name in DATA}
     for stage in ("sft", "dpo"):
         _check_batches(filled, stage)
@@ -242,6 +244,12 @@ def _whole(value: object, schema: dict) -> object:
     if isinstance(value, list):
         return [_whole(one, schema.get("items", {})) for one in value]
     return _plain(value) if "integer" in str(schema.get("type")) else value
+
+
+def _one_spelling(path: str) -> str:
+    """A path as text that is the same however it was spelled: relative to the working directory if it is inside."""
+    path = os.path.abspath(os.path.expanduser(path))
+    return os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
 
 
 def _data_file(name: str, path: str, home: str | Path) -> str:

@@ -27,7 +27,7 @@ class Hashes:
     def __init__(self, store: Path, say: Callable[[str], object] = print) -> None:
         self.store, self.say = store, say
         self.known: dict[str, list] = {}
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, TypeError):
             self.known = dict(json.loads(store.read_text(encoding="utf-8")))
         self.changed = False
 
@@ -38,8 +38,9 @@ class Hashes:
             return sha256_file(path, self)
         key, stat = os.path.abspath(path), path.stat()
         facts = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
-        if self.known.get(key, [None])[0] == facts:
-            return self.known[key][1]
+        known = self.known.get(key)
+        if isinstance(known, list) and known[0] == facts:
+            return known[1]
         if stat.st_size >= LARGE:
             self.say(f"Hashing {path} ({stat.st_size / LARGE:.0f} GiB); as long as it stays as it is, only once.")
         started, digest = time.time(), sha256_file(path)

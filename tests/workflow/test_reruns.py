@@ -263,6 +263,29 @@ def test_another_configuration_under_the_same_name_is_refused(study):
     assert study.planned(config="config/other.yaml") == BELOW_DPO
 
 
+def test_a_models_folder_counts_by_content(study):
+    """Its weights, configuration and tokenizer; nothing else that lies there."""
+    model = study.folder / "my model"
+    shutil.copytree(study.folder / "results/smoke/model/weights", model)
+    config = (study.folder / SMOKE).read_text()
+    section = config[config.index("model:") : config.index("data:")]
+    text = config.replace(section, 'model: {source: path, path: "my model"}\n\n').replace("study: smoke", "study: mine")
+    (study.folder / "config/mine.yaml").write_text(text)
+    card = "results/mine/model/model.json"
+    assert ran(study.snakemake("--cores", "1", card, config="config/mine.yaml")) == {"fetch_model": 1}
+    (model / "README.md").write_text("Other words.")
+    os.utime(model / "model.safetensors")
+    (study.folder / "config/mine.yaml").write_text(text.replace('"my model"', f'"{study.folder}/./my model/"'))
+    assert "Nothing has to run." in study.snakemake("why", card, config="config/mine.yaml").stdout
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    os.utime(model / "model.safetensors", (0, 0))
+    told = study.snakemake("why", card, config="config/mine.yaml").stdout
+    assert re.search(
+        r"^fetch_model: (model\.path was .*; )?other content in .*my model/+model\.safetensors$", told, re.M
+    )
+
+
 MANY = os.environ.get("SFT_VS_DPO_ALL_TESTS") == "1"
 SETTINGS = {  # a key of the smoke study, its values, and the jobs whose settings hold it
     ("sft", "learning_rate"): ([2.0e-3, 2.1e-3], {"train_sft"}),

@@ -10,7 +10,7 @@ from snakemake.utils import validate
 
 from study import environment
 from study.command import Programs, job
-from study.config import ConfigError, load
+from study.config import ConfigError, load, refuse_double_keys
 from study.digest import code_digest, module_facts
 from study.ladder import Ladder
 from study.resources import Resources
@@ -58,6 +58,9 @@ def test_lists_of_the_recipe_are_variants(smoke):
         ({"beta": [0.1, -1]}, "dpo.beta"),
         ({"loss_type": "hinge", "label_smoothing": 0.1}, "has no effect on dpo.loss_type hinge"),
         ({"batch_size": 5, "micro_batch_size": 2}, "dpo.micro_batch_size (2) must divide dpo.batch_size (5)"),
+        ({"learning_rate": float("inf")}, "dpo.learning_rate: inf is not a finite number"),
+        ({"learning_rate": float("nan")}, "dpo.learning_rate: nan is not a finite number"),
+        ({"learning_rate": "1e400"}, "'1e400' is text to YAML, not a number; write a finite number"),
     ],
 )
 def test_what_is_wrong_is_said_with_file_key_and_cure(smoke, dpo, words):
@@ -65,6 +68,24 @@ def test_what_is_wrong_is_said_with_file_key_and_cure(smoke, dpo, words):
         load({**smoke, "dpo": {**smoke["dpo"], **dpo}}, SCHEMA, where="mine.yaml")
     assert str(error.value).startswith("mine.yaml: ")
     assert words in str(error.value)
+
+
+def test_numbers_are_the_same_in_every_spelling(smoke):
+    asked = {**smoke, "seeds": [1.0, 2], "dpo": {**smoke["dpo"], "beta": [0.1, 1.0], "batch_size": 16.0}}
+    study = load(asked, SCHEMA)
+    plain = {**smoke, "seeds": [1, 2], "dpo": {**smoke["dpo"], "beta": [0.1, 1], "batch_size": 16}}
+    assert study == load(plain, SCHEMA)
+    assert study.dpo_runs("-beta~1")[0] == "sft_dpo-beta~1-seed1"
+    assert str(study.config["dpo"]["batch_size"]) == "16"
+
+
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("study: mine\ndpo:\n  beta: 0.1\nsft: {epochs: 1}\nseeds:\n- {a: 1, b: 2}\n")
+    refuse_double_keys(path)
+    path.write_text("study: mine\ndpo:\n  beta: 0.1\n  epochs: 1\n  beta: 0.2\n")
+    with pytest.raises(ConfigError, match=r"mine\.yaml, line 5: 'beta' is there already, in line 3; remove one"):
+        refuse_double_keys(path)
 
 
 def test_data_files_are_looked_for_in_the_repository_too(smoke, tmp_path, monkeypatch):
