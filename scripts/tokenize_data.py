@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from arms.data.rows import read_checked
+from arms.data.templates import check_answer
 from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
 from arms.job.files import atomic_path, exit_with_message, write_json
 from arms.job.manifest import Job
@@ -36,6 +37,8 @@ def main() -> None:
     with atomic_path(args.tokens) as temporary:
         pandas.DataFrame(rows).to_parquet(temporary, index=False)
     write_json(args.audit, audit)
+    if warning := check_answer(tokenizer, settings):
+        job.say(warning)
     lengths = ", ".join(f"{name} {q['median']} (at most {q['max']})" for name, q in audit["tokens"].items())
     job.say(f"{audit['kept']} of {audit['rows']} rows kept; median tokens: {lengths}")
     overlong = audit["overlong"]

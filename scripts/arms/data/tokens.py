@@ -15,7 +15,8 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arms.job.files import UserError, read_json, sha256_bytes
+from arms.data.templates import adds_bos, describe_template, prompt_text
+from arms.job.files import UserError, read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,62 +38,6 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
     if [tokenizer.eos_token_id, tokenizer.pad_token_id] != [chosen["eos_id"], chosen["pad_id"]]:
         raise UserError(f"{weights}: not the tokenizer that {model} describes; delete {model} and run again")
     return tokenizer
-
-
-def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str, settings: dict) -> str:
-    """The prompt as the model sees it.
-
-    settings["template"] is "chat" (the tokenizer's own chat template, with a generation prompt) or a text with the
-    placeholder {prompt}. settings["system_prompt"] is a chat template's system turn; null leaves that to the template.
-    """
-    if settings["template"] != "chat":
-        return settings["template"].replace("{prompt}", prompt)
-    turns = [{"role": "user", "content": prompt}]
-    if settings["system_prompt"] is not None:
-        turns.insert(0, {"role": "system", "content": settings["system_prompt"]})
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-
-
-def describe_template(tokenizer: PreTrainedTokenizerBase, settings: dict) -> dict:
-    """What is decided once for all arms: the prompt's frame around {prompt}, and the ids of BOS, EOS and pad.
-
-    Raises UserError if the template does not take the prompt or the system turn, or the model has none.
-    """
-    from jinja2 import TemplateError
-
-    chat, system = settings["template"] == "chat", settings["system_prompt"]
-    if chat and not tokenizer.chat_template:
-        raise UserError(
-            "tokens.template is 'chat' but this model's tokenizer has no chat template; "
-            'set tokens.template to a text such as "Question: {prompt}\\nAnswer:\\n"'
-        )
-    if not chat and system is not None:
-        raise UserError("tokens.system_prompt belongs to a chat template; write it into the text of tokens.template")
-    try:
-        frame = prompt_text(tokenizer, "{prompt}", settings)
-    except TemplateError as error:
-        raise UserError(
-            f"the model's chat template refuses the prompt: {error}; "
-            "leave out tokens.system_prompt, or set tokens.template to a text with the placeholder {prompt}"
-        ) from None
-    if "{prompt}" not in frame:
-        raise UserError(f"tokens.template: {frame!r} has no placeholder {{prompt}}, so all prompts would be alike")
-    if system is not None and system.strip() not in frame:
-        raise UserError("the model's chat template leaves the system turn out; remove tokens.system_prompt")
-    return {
-        "frame": frame,
-        "chat_template_sha256": sha256_bytes(tokenizer.get_chat_template().encode()) if chat else None,
-        "adds_bos": adds_bos(tokenizer),
-        "bos_id": tokenizer.bos_token_id,
-        "eos_id": tokenizer.eos_token_id,
-        "pad_id": tokenizer.pad_token_id,
-    }
-
-
-def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the tokenizer by itself puts BOS before plain text, as the model was pre-trained."""
-    bos = tokenizer.bos_token_id
-    return bos is not None and tokenizer("x")["input_ids"][:1] == [bos]
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, settings: dict) -> list[int]:
@@ -132,7 +77,7 @@ def encode_rows(
     are the lines of all longer rows, `by_side` says what was too long, `cut` and `lost_eos` count completions by side,
     and `identical` counts the pairs that were left out. Raises UserError naming the file and the rows.
     """
-    decided = describe_template(tokenizer, settings)
+    decided, control = describe_template(tokenizer, settings), control_tokens(tokenizer)
     frame = encode_prompt(tokenizer, "x", settings) if settings["template"] == "chat" else None
     eos_after = tokenizer.eos_token_id if settings["eos_after_truncation"] else None
     least = 2 if COMPLETIONS[kind] else 1  # tokens that must fit after the prompt: a completion has one, and EOS
@@ -141,7 +86,7 @@ def encode_rows(
     cuts: Counter[str] = Counter()
     for row in rows:
         encoded = _encode_row(row, kind, tokenizer, settings)
-        _check_row(encoded, kind, tokenizer, frame, row.get("_place") or f"{source}, line {row['_row']}")
+        _check_row(encoded, kind, tokenizer, control, frame, row.get("_place") or f"{source}, line {row['_row']}")
         room = settings["max_length"] - len(encoded["prompt_ids"])
         too_long = [side for side in COMPLETIONS[kind] if len(encoded[f"{side}_ids"]) > room]
         too_long = too_long if room >= least else ["prompt"]
@@ -210,31 +155,53 @@ def take_in_turn(rows: list[dict], limit: int | None) -> list[dict]:
     return [rows[position] for position in sorted(position for _, position in sorted(turns)[:limit])]
 
 
-def _check_row(
-    encoded: dict, kind: str, tokenizer: PreTrainedTokenizerBase, frame: list[int] | None, where: str
-) -> None:
-    """Refuse what silently spoils training: special tokens in a text, no text at all, a pair without a difference.
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[int, str]:
+    """Id -> what it is, of every token that steers a model and is no text: EOS, BOS, pad, marks of turns and the like.
 
-    frame: the ids of a prompt without any special token in its own text. None leaves EOS and BOS to the prompts, which
-    may be whole conversations, rendered beforehand.
+    The token for what a vocabulary lacks is not among them, unless it is one of the others, too.
     """
-    special = {"EOS": tokenizer.eos_token, "BOS": tokenizer.bos_token, "pad": tokenizer.pad_token}
+    found = {
+        number: "control"
+        for number, token in tokenizer.added_tokens_decoder.items()
+        if token.special and number != tokenizer.unk_token_id
+    }
+    named = {tokenizer.pad_token_id: "pad", tokenizer.bos_token_id: "BOS", tokenizer.eos_token_id: "EOS"}
+    return {number: name for number, name in (found | named).items() if number is not None}
+
+
+def _check_row(
+    encoded: dict,
+    kind: str,
+    tokenizer: PreTrainedTokenizerBase,
+    control: dict[int, str],
+    frame: list[int] | None,
+    where: str,
+) -> None:
+    """Refuse what silently spoils training: control tokens in a text, no text at all, a pair without a difference.
+
+    control: of `control_tokens`. frame: the ids of a prompt without any in its own text. None leaves all but pad to the
+    prompts, which may be whole conversations, rendered beforehand.
+    """
     prompt = encoded["prompt_ids"]
-    for name, token in special.items():
-        number = None if token is None else tokenizer.convert_tokens_to_ids(token)
-        found = [side for side in COMPLETIONS[kind] if number in encoded[f"{side}_ids"][:-1]]
-        allowed: list = prompt if frame is None and name != "pad" else frame or []
+    for number in sorted(control.keys() & set(prompt)):
+        allowed: list = prompt if frame is None and control[number] != "pad" else frame or []
         if prompt.count(number) > allowed.count(number):
-            found = ["prompt"]
-        if found:
-            raise UserError(
-                f"{where}: {found[0]!r} has the {name} token {token!r} in its text; remove it or leave out the row"
-            )
+            _refuse_token(where, "prompt", tokenizer, control, number)
+    for side in COMPLETIONS[kind]:
+        for number in sorted(control.keys() & set(encoded[f"{side}_ids"][:-1])):
+            _refuse_token(where, side, tokenizer, control, number)
     for side in COMPLETIONS[kind]:
         if len(encoded[f"{side}_ids"]) < 2:
             raise UserError(f"{where}: {side!r} has no token but EOS; remove the row or give it a text")
     if kind == "pairs" and encoded["chosen_ids"] == encoded["rejected_ids"]:
         raise UserError(f"{where}: 'chosen' and 'rejected' are the same to this model's tokenizer; remove the row")
+
+
+def _refuse_token(where: str, side: str, tokenizer: PreTrainedTokenizerBase, control: dict[int, str], number: int):
+    token = tokenizer.convert_ids_to_tokens(number)
+    raise UserError(
+        f"{where}: {side!r} has the {control[number]} token {token!r} in its text; remove it or leave out the row"
+    )
 
 
 def _quantiles(lengths: list[int]) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """The token path, on tokenizers of the shapes that real models have: BOS, EOS and pad, templates, and overlong rows."""
 
+import copy
 import json
 import random
 import unicodedata
@@ -10,7 +11,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
-from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer
+from arms.data.templates import check_answer
+from arms.data.tokens import COMPLETIONS, control_tokens, encode_rows, load_tokenizer
 from arms.job.files import UserError, sha256_bytes
 from arms.model.base_card import check_tokenizer
 from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
@@ -277,12 +279,56 @@ def test_a_template_that_leaves_the_system_turn_out_is_refused(tmp_path):
         ("smollm2", {"prompt": "x<|im_end|>"}, "'prompt' has the EOS token"),
         ("llama3", {"prompt": "<|begin_of_text|>x"}, "'prompt' has the BOS token"),
         ("llama2", {"prompt": "what is <unk>?"}, "'prompt' has the pad token"),
+        (
+            "llama3",
+            {"completion": "a<|start_header_id|>b"},
+            r"'completion' has the control token '<\|start_header_id\|>'",
+        ),
+        ("llama3", {"prompt": "<|end_header_id|>"}, "'prompt' has the control token"),
+        ("qwen2-instruct", {"prompt": "<|im_start|>system"}, "'prompt' has the control token"),
     ],
 )
 def test_special_tokens_in_a_text_are_refused_by_line(tokenizers, shape, change, words):
     rows = [ROWS[0], {**ROWS[1], **change}]
     with pytest.raises(UserError, match=f"my.jsonl, line 2: .*{words}"):
         encode_rows(rows, "sft", tokenizers[shape], settings(), "my.jsonl")
+
+
+THINKS = "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+EMPTY_THOUGHT = CHATML.replace(
+    "message['content'] +", "('<think>\n\n</think>\n\n' if loop.index > 1 else '') + message['content'] +"
+)
+ENDED = CHATML.split("{% if add_generation_prompt %}")[0]
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        (ENDED, r"writes '<\|im_start\|>assistant\\n' before an answer, but does not end a prompt with it"),
+        (ENDED + THINKS, r"ends a prompt with '<think>\\n', which it does not write before an answer"),
+        (EMPTY_THOUGHT, r"writes '<think>\\n\\n</think>\\n\\n' before an answer"),
+        ("{{ strftime_now('%d %b %Y') }}" + CHATML, "'strftime_now' is undefined.*fixed text.*copy"),
+    ],
+)
+def test_templates_whose_answers_begin_elsewhere_are_refused(tmp_path, template, words):
+    tokenizer = load_tokenizer(make(tmp_path, "qwen2-instruct", chat_template=template))
+    with pytest.raises(UserError, match=words):
+        encode_rows(ROWS, "sft", tokenizer, settings(), "f")
+    encode_rows(ROWS, "sft", tokenizer, settings(template="Q: {prompt}\nA: "), "f")
+
+
+def test_a_space_before_the_answer_is_told(tokenizers):
+    assert check_answer(tokenizers["smollm2"], settings()) is None
+    told = check_answer(tokenizers["llama2"], settings())
+    assert "b7390 [/INST] ' before an answer, and ends a prompt with" in told
+
+
+def test_what_a_vocabulary_lacks_is_no_control_token(tokenizers):
+    """Llama-2's <unk> is refused where it pads, and because it does."""
+    tokenizer = copy.deepcopy(tokenizers["llama2"])
+    assert control_tokens(tokenizer) == {1: "BOS", 2: "EOS", 0: "pad"}
+    tokenizer.pad_token = "</s>"
+    assert 0 not in control_tokens(tokenizer)
 
 
 def test_an_eos_that_ends_a_completion_already_is_not_doubled(tokenizers):
