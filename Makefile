@@ -12,10 +12,10 @@ export UV_NO_PROGRESS := 1
 
 CHECKSUMS ?= config/checksums/demo.json
 
-.PHONY: demo reproduce checksums test unit house workflow slurm conda setup envs docs lint clean help
+.PHONY: demo reproduce checksums test test-all unit house workflow slurm conda setup envs docs lint clean help
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: setup  ## run the default study (SmolLM2-135M on this CPU) to results/demo/report.html
 	@echo "==> running the default study; a rerun continues where this one stops"
@@ -37,6 +37,9 @@ setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenanc
 
 test: setup .envs/pytest/.ready lint  ## run all tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line workflow unit slurm conda
+
+test-all: export SFT_VS_DPO_ALL_TESTS = 1
+test-all: test  ## the same with what takes hours: exhaustive kills, fuzzing, all model families
 
 unit: house unit-driver unit-stats unit-grade unit-train  ## unit tests, each in the environment of what it tests
 

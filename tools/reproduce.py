@@ -13,7 +13,8 @@ Results are equal to the byte where the CPU class is the same (vendor, widest ve
 them, device): kernels are chosen by it, so another class rounds otherwise, and a greedy answer may take another turn.
 There, if nothing else differs (but python's patch release, which the lock leaves to the machine), each mean and each
 paired difference must be within half of the half-width of its recorded 95% interval over prompts (one prompt, where
-that interval has no width). The checksum file states every value and its tolerance. Exit code 1: not reproduced.
+that interval has no width). The checksum file states every value and its tolerance; `--cpu-instructions native` makes
+a machine another class than the one that the study asks for. Exit code 1: not reproduced.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from arms.job.files import UserError, exit_with_message, read_json, sha256_bytes
 from arms.job.manifest import read_manifest
 
 CPU = "CPU class"
-OF_THE_MACHINE = {CPU, "version python"}
+OF_THE_MACHINE = {CPU, "version python", "settings cpu_instructions"}
 VARIES = re.compile(rb"<!-- varies -->.*?<!-- end -->", re.DOTALL)
 
 
@@ -48,6 +49,7 @@ def main() -> None:
         if name == "rebuild":
             command.add_argument("--folder", type=Path, required=True, help="where to rebuild; must not exist")
             command.add_argument("--cores", default="all")
+            command.add_argument("--cpu-instructions", help="others than the study's, as another class of CPU has them")
         else:
             command.add_argument("--results", type=Path, required=True, help="results/<study>")
         if name == "record":
@@ -58,7 +60,8 @@ def main() -> None:
     else:
         recorded = read_json(args.checksums)
         if args.command == "rebuild":
-            args.results = rebuild(recorded, args.folder, args.cores)
+            others = ["--config", f"cpu_instructions={args.cpu_instructions}"] if args.cpu_instructions else []
+            args.results = rebuild(recorded, args.folder, ["--cores", args.cores, *others])
         sys.exit(0 if compare(recorded, record(args.results, recorded["config"])) else 1)
 
 
@@ -129,8 +132,8 @@ def values(results: Path) -> dict[str, list[float]]:
     return found
 
 
-def rebuild(recorded: dict, folder: Path, cores: str) -> Path:
-    """Run the study in a new clone of the commit that is checked out; its results folder."""
+def rebuild(recorded: dict, folder: Path, options: list[str]) -> Path:
+    """Run the study in a new clone of the commit that is checked out; its results folder. options: of snakemake."""
     if folder.exists():
         raise UserError(f"{folder} exists; a rebuild needs a new folder")
     if not (ROOT / ".git").exists():
@@ -139,8 +142,8 @@ def rebuild(recorded: dict, folder: Path, cores: str) -> Path:
         print("note: the commit is rebuilt, without the uncommitted changes here", flush=True)
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     (folder / ".envs").symlink_to(ROOT / ".envs")
-    command = [str(ROOT / ".envs" / "driver" / "bin" / "snakemake"), "--cores", cores, "--quiet", "rules"]
-    if subprocess.run([*command, "--configfile", recorded["config"]], cwd=folder).returncode:
+    command = [str(ROOT / ".envs" / "driver" / "bin" / "snakemake"), "--configfile", recorded["config"]]
+    if subprocess.run([*command, "--quiet", "rules", *options], cwd=folder).returncode:
         raise UserError(f"the rebuild in {folder} failed, see above")
     return folder / "results" / recorded["study"]
 
