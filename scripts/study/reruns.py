@@ -62,7 +62,7 @@ class Reruns:
         found = list(differences(record.manifest, json.loads(job.params.job)))
         unread = dict(record.read)
         for role, path in roles(job.input):
-            was = unread.pop(self.name(role, path), None)
+            was = unread.pop(self.name(role, path), None) or unread.pop(self.name(path, path), None)
             if getattr(path, "is_ancient", False):  # only looked at
                 continue
             now = self.digest(path)
