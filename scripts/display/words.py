@@ -25,7 +25,7 @@ def contrast_name(contrast: str) -> str:
 
 def unit(metric: str, kind: str) -> tuple[float, str]:
     """(factor, unit) in which differences of a metric are shown; a metric that is not ours has no name for its unit."""
-    if kind == "binary":
+    if kind in ("binary", "pairwise"):
         return 100.0, "percentage points"
     return 1.0, METRICS[metric][2] if metric in METRICS else ""
 

@@ -6,6 +6,7 @@ plan         the analysis plan: metrics, contrasts, error rates, and what may be
 question     what a study asks: arms, contrasts, and the rule and the words of its answer, handed in as data
 prompts      the prompts, with category, cluster and split
 score_files  score tables on disk, every rule of the contract checked, errors that name file, column and key
+pairwise_files  judgements of two answers on disk, read into one table and into scores by contrast
 scores       one metric as dense arrays, and what a missing output counts as
 estimate     the hypotheses, the paired differences of each, and what describes them
 scopes       one hypothesis: both scopes of claim (checkpoint, method) from one array of paired differences
@@ -27,6 +28,7 @@ effects      effect sizes, heterogeneity over categories
 power        detectable differences, required prompts and seeds, projections
 forecast     the chance of each decision before a study runs
 rule         the numbers of the rule
+pairwise     bias of position and length, Bradley-Terry strengths
 
 And the command `paired`: compare (with `inputs`, which reads logs of evaluation tools and tables, and `summary`), and
 freeze, which puts a plan on record. What is computed, and why: docs/statistics.md.

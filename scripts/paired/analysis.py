@@ -8,23 +8,25 @@ metrics.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-from .caveats import failed_outputs, left_out, outside, pooling
+from .caveats import failed_outputs, judged, left_out, outside, pooling
 from .decision import ScoreFacts, decide
-from .estimate import ArmMean, arm_means, estimates, make_groups
+from .estimate import ArmMean, Group, arm_means, estimates, make_groups
 from .families import Claim, make_claims
 from .files import ContractError
-from .plan import Plan
+from .pairwise import Preference, Strength, preference, strengths
+from .pairwise_files import judged_contrasts, pairwise_scores, read_judgements
+from .plan import Metric, Plan
 from .pooling import seed_pools
 from .scopes import Finding, find
 from .score_files import find_scores, read_scores, unplanned_metric
 from .scores import Scores
-from .tables import MissingOutputs, make_tables, missing_outputs
+from .tables import MissingOutputs, make_tables, missing_outputs, record_table
 from .variation import Sampling, sampling_of, seed_spreads
 from .words import in_words
 
@@ -54,7 +56,7 @@ def analyse(
     what was changed in the plan after the first scores existed; anything marks everything exploratory. None: the plan
     was not put on record, so nothing is said about it. caveats: sentences for the decision's banner. common_seeds: use
     the training seeds that all arms have, instead of an error where an arm lacks one. say: called with lines of
-    progress. Raises ContractError (see `score_files.read_scores`).
+    progress. Raises ContractError (see `score_files.read_scores`, `pairwise_files.read_judgements`).
 
     Scores of a metric that the plan does not name are analysed too, as a family of their own, and flagged exploratory;
     gates and the other families are those of the plan.
@@ -63,50 +65,92 @@ def analyse(
     planned = tuple(plan.metrics)
     unplanned = {name: unplanned_metric(name, files[name]) for name in files if name not in plan.metrics}
     plan = replace(plan, metrics={**plan.metrics, **unplanned})
-    facts: dict[str, ScoreFacts] = {}
-    findings: list[Finding] = []
-    means: list[ArmMean] = []
-    missing: list[MissingOutputs] = []
-    sampling: list[Sampling] = []
+    study = _Gathered()
     for name, metric in plan.metrics.items():
-        table = read_scores(files[name], plan, metric, prompts, common_seeds=common_seeds)
-        say(
-            f"{name}: {len(table.prompts)} prompts, {len(plan.arms)} arms, {table.n_seeds} seed(s), "
-            f"{table.n_samples} sample(s)"
-        )
-        facts[name] = ScoreFacts(name, table.seeds, table.dropped_seeds, table.identical, table.missing_rates)
-        missing += missing_outputs(table)
-        sampling.append(sampling_of(table))
-        more_means, more_findings = _one_metric(table, prompts, plan)
-        means += more_means
-        findings += more_findings
-        del table  # before the next one is read
-    claims = make_claims(findings, plan, exploratory=bool(plan_changes))
-    decision = decide(plan, claims, {name: facts[name] for name in planned}, plan_changes)
-    spreads = list(seed_spreads(means, plan))
+        gather = _judgements if metric.kind == "pairwise" else _scores
+        say(gather(study, files[name], plan, metric, prompts, common_seeds))
+    claims = make_claims(study.findings, plan, exploratory=bool(plan_changes))
+    decision = decide(plan, claims, {name: study.facts[name] for name in planned}, plan_changes)
+    spreads = list(seed_spreads(study.means, plan))
     caveats = [
-        *left_out(facts.values()),
+        *left_out(study.facts.values()),
         *pooling(spreads, plan),
-        *failed_outputs(missing, plan.metrics),
+        *failed_outputs(study.missing, plan.metrics),
         *outside(unplanned),
+        *judged(study.preferences),
         *caveats,
     ]
-    return Analysis(
-        claims=claims,
-        tables=make_tables(claims, means, missing, spreads, sampling),
-        decision=in_words(plan, claims, decision, facts, plan_changes, caveats),
+    tables = make_tables(claims, study.means, study.missing, spreads, study.sampling)
+    if study.preferences:
+        tables["preferences"] = record_table(Preference, study.preferences, "metric", "contrast")
+        tables["strengths"] = record_table(Strength, study.strengths, "metric", "arm")
+    return Analysis(claims, tables, in_words(plan, claims, decision, study.facts, plan_changes, caveats))
+
+
+@dataclass
+class _Gathered:
+    """What the metrics of a study gave, one after the other."""
+
+    facts: dict[str, ScoreFacts] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+    means: list[ArmMean] = field(default_factory=list)
+    missing: list[MissingOutputs] = field(default_factory=list)
+    sampling: list[Sampling] = field(default_factory=list)
+    preferences: list[Preference] = field(default_factory=list)
+    strengths: list[Strength] = field(default_factory=list)
+
+
+def _scores(
+    study: _Gathered, files: Sequence[Path], plan: Plan, metric: Metric, prompts: pd.DataFrame, common_seeds: bool
+) -> str:
+    """Gather a metric that scores each output; what was read, as a line."""
+    table = read_scores(files, plan, metric, prompts, common_seeds=common_seeds)
+    study.facts[metric.name] = ScoreFacts(
+        metric.name, table.seeds, table.dropped_seeds, table.identical, table.missing_rates
+    )
+    study.missing += missing_outputs(table)
+    study.sampling.append(sampling_of(table))
+    groups = _groups(table, prompts, plan)
+    means = [mean for group in groups for mean in arm_means(table, group, plan)]
+    pools = seed_pools(means) if plan.pool_seed_variance else {}
+    study.means += means
+    for estimate, sample in estimates(table, groups, plan):
+        of = estimate.hypothesis
+        study.findings.append(find(estimate, sample, plan, pools.get((of.metric.name, of.group_kind, of.group))))
+    return (
+        f"{metric.name}: {len(table.prompts)} prompts, {len(plan.arms)} arms, {table.n_seeds} seed(s), "
+        f"{table.n_samples} sample(s)"
     )
 
 
-def _one_metric(scores: Scores, prompts: pd.DataFrame, plan: Plan) -> tuple[list[ArmMean], list[Finding]]:
+def _judgements(
+    study: _Gathered, files: Sequence[Path], plan: Plan, metric: Metric, prompts: pd.DataFrame, common_seeds: bool
+) -> str:
+    """Gather a metric that judges answers in pairs, contrast by contrast; what was read, as a line."""
+    judgements = read_judgements(files, plan, prompts)
+    contrasts = judged_contrasts(judgements, plan)
+    if not contrasts:
+        raise ContractError(f"metric {metric.name!r}: no judgement belongs to a contrast of the plan")
+    tables = pairwise_scores(judgements, metric, contrasts, plan, common_seeds)
+    for contrast, table in tables.items():
+        study.missing += [
+            replace(row, arm=contrast) for row in missing_outputs(table) if row.arm == next(iter(table.cells))
+        ]
+        only = replace(plan, contrasts={contrast: contrasts[contrast]})
+        for estimate, sample in estimates(table, _groups(table, prompts, only), only):
+            study.findings.append(find(estimate, sample, plan))
+        study.preferences.append(preference(judgements, metric.name, contrast, contrasts[contrast], plan.alpha))
+    study.strengths += strengths(judgements, metric.name, plan.alpha)
+    seeds = max((table.seeds for table in tables.values()), key=len)
+    dropped = {arm: lost for table in tables.values() for arm, lost in table.dropped_seeds.items()}
+    rates = {contrast: max(table.missing_rates.values()) for contrast, table in tables.items()}
+    study.facts[metric.name] = ScoreFacts(metric.name, seeds, dropped, [], rates)
+    study.sampling.append(Sampling(metric.name, {}, max(table.n_samples for table in tables.values()), frozenset()))
+    return f"{metric.name}: {len(judgements)} judgements, {len(tables)} contrasts, {max(1, len(seeds))} seed(s)"
+
+
+def _groups(scores: Scores, prompts: pd.DataFrame, plan: Plan) -> list[Group]:
     if not scores.kept.any():
         name = scores.metric.name
         raise ContractError(f"metric {name!r}: every prompt has a failed output (see its status), none is left")
-    groups = make_groups(scores, prompts, plan)
-    means = [mean for group in groups for mean in arm_means(scores, group, plan)]
-    pools = seed_pools(means) if plan.pool_seed_variance else {}
-    found = []
-    for estimate, sample in estimates(scores, groups, plan):
-        of = estimate.hypothesis
-        found.append(find(estimate, sample, plan, pools.get((of.metric.name, of.group_kind, of.group))))
-    return means, found
+    return make_groups(scores, prompts, plan)

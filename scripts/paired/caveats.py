@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from .decision import ScoreFacts
+from .pairwise import Preference
 from .plan import Metric, Plan
 from .scores import INFRA_FAILURES, MODEL_FAILURES
 from .tables import MissingOutputs
 from .variation import SeedSpread
+from .words import amount
 
 
 def left_out(facts: Iterable[ScoreFacts]) -> Iterator[str]:
@@ -75,6 +77,31 @@ def pooling(spreads: Sequence[SeedSpread], plan: Plan) -> Iterator[str]:
             f"The trained arms share one seed variance, as planned: {', '.join(shared)} that none varies more; with "
             "few seeds that test sees only large differences."
         )
+
+
+def judged(preferences: Iterable[Preference]) -> Iterator[str]:
+    """Wins, ties and losses of each contrast, and what position and length have to do with them."""
+    for row in preferences:
+        n = row.wins + row.ties + row.losses
+        text = f"{row.metric}, {row.contrast}: {row.wins} wins, {row.ties} ties, {row.losses} losses in {n} judgements"
+        if row.position_bias is None:
+            text += ", each in one order of presentation only, so a bias of position cannot be told from a difference"
+        else:
+            place = _net(row.position_bias, row.position_lo, row.position_hi)
+            text += (
+                f", {row.both_orders:.0%} of comparisons in both orders of presentation, which agreed in "
+                f"{row.order_agreement:.0%}; the answer shown first won {place} net"
+            )
+        if row.equal_length is not None:
+            text += f"; at equal length: {_net(row.equal_length, row.equal_length_lo, row.equal_length_hi)} net"
+        yield f"{text}."
+
+
+def _net(value: float, low: float | None, high: float | None) -> str:
+    """A net win rate with its interval, if it has one."""
+    if low is None or high is None:
+        return amount(value, True)
+    return f"{amount(value, True)} (CI {amount(low, True).removesuffix(' points')} to {amount(high, True)})"
 
 
 def outside(unplanned: Collection[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
     %(prog)s --lm-eval base=logs/base tuned=logs/tuned --metric acc --output out
     %(prog)s --inspect base=base.eval tuned=tuned.eval --metric match --output out
     %(prog)s --table scores.csv --metric accuracy --output out
+    %(prog)s --pairwise judgements.csv --output out
     %(prog)s --plan plan.json --scores results/scores --prompts results/prompts.parquet --output out
 
 Logs and a plain table are first written to OUTPUT in the form of the data contract, with an analysis plan (plan.json)
@@ -18,7 +19,7 @@ from pathlib import Path
 from .analysis import Analysis, analyse
 from .files import read_json, write_json, write_text
 from .freeze import changes_on_record
-from .inputs import contract, read_runs
+from .inputs import contract, preferences, read_runs
 from .inputs.runs import Grouping, check_runs
 from .inputs.table import read_table
 from .plan import SCOPES, read_plan
@@ -32,6 +33,7 @@ MISPLACED = (  # flag, the flags that it excludes, why
     ("scores", ("metric", *PLANNING, *READING), "belongs to logs and tables; --scores has a plan"),
     ("plan", PLANNING, "makes a plan; --plan has one already"),
     ("table", READING, "is about logs; a table has columns"),
+    ("pairwise", ("continuous", *READING), "is about scores; pairwise outcomes have columns of their own"),
 )
 Draw = Callable[[Analysis, Path], Sequence[str]]
 
@@ -89,6 +91,7 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
     }
     for flag, text in logs_help.items():
         source.add_argument(flag, nargs="+", metavar="NAME[:SEED]=PATH", help=text)
+    source.add_argument("--pairwise", metavar="FILE", help="csv or parquet: arm_a, arm_b, prompt_id, winner, ...")
     source.add_argument("--table", metavar="FILE", help="csv or parquet: arm, prompt_id, metric, value, ...")
     source.add_argument(
         "--scores",
@@ -131,6 +134,8 @@ def read_logs(args: argparse.Namespace, plan: dict | None, question: Question) -
     """(plan, what a reader should know) of logs or a table, which are written to the output in the contract's form."""
     where = args.plan or "the plan"
     planned = read_plan(plan, where=where, question=question).metrics if plan is not None else {}
+    if args.pairwise:
+        return read_pairs(args, plan, [*planned]), []
     if args.table:
         runs = read_table(args.table)
     else:
@@ -146,3 +151,16 @@ def read_logs(args: argparse.Namespace, plan: dict | None, question: Question) -
     args.scores = [Path(args.output) / "scores" / f"metric={metric}/part-0.parquet" for metric in metrics]
     args.prompts = Path(args.output) / "prompts.parquet"
     return plan, notes
+
+
+def read_pairs(args: argparse.Namespace, plan: dict | None, planned: Sequence[str]) -> dict:
+    """The plan of pairwise outcomes, which are written to the output in the contract's form."""
+    judgements = preferences.read_preferences(args.pairwise)
+    metrics = preferences.choose(judgements, [*planned, *args.metric])
+    if plan is None:
+        plan = preferences.plan_for(judgements, metrics, args.margin, args.scope)
+        write_json(Path(args.output) / "plan.json", plan)
+    preferences.write(judgements, metrics, Path(args.output))
+    args.scores = [Path(args.output) / "scores" / f"metric={metric}/part-0.parquet" for metric in metrics]
+    args.prompts = Path(args.output) / "prompts.parquet"
+    return plan

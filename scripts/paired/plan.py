@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from .files import ContractError, sha256_json
 from .question import Question, Weights
 
-KINDS = ("binary", "ordinal", "continuous")
+KINDS = ("binary", "ordinal", "continuous", "pairwise")
+STEPS = {"binary": 1.0, "pairwise": 0.25}  # the grid of scores where the kind says it; both orders are averaged
 ROLES = ("primary", "secondary", "guardrail", "exploratory")
 LARGEST = 1e60  # of a score: the fourth power of a sum over a million prompts is still a number
 SCOPES = ("method", "checkpoint")
@@ -18,9 +19,11 @@ WEIGHTINGS = ("micro", "macro")
 class Metric:
     """One metric of the plan.
 
-    kind: binary, ordinal or continuous. bounds: (worst possible low, high) or None. margin: the smallest difference
-    that matters, in the metric's unit; None: no equivalence or non-inferiority test. step: grid of an ordinal metric.
-    role: primary, secondary, guardrail (must not get worse) or exploratory (not pre-registered).
+    kind: binary, ordinal, continuous, or pairwise (which of two answers was preferred: a model's score of a prompt is
+    its share of wins, ties half, and differences are net win rates). bounds: (worst possible low, high) or None.
+    margin: the smallest difference that matters, in the metric's unit; None: no equivalence or non-inferiority test.
+    step: grid of an ordinal metric. role: primary, secondary, guardrail (must not get worse) or exploratory (not
+    pre-registered).
     """
 
     name: str
@@ -30,6 +33,11 @@ class Metric:
     margin: float | None = None
     step: float | None = None
     role: str = "secondary"
+
+    @property
+    def shares(self) -> bool:
+        """Whether its means are shares of prompts, whose differences are percentage points."""
+        return self.kind in STEPS
 
 
 @dataclass(frozen=True)
@@ -188,9 +196,9 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
     bounds = entry.get("bounds")
     if kind == "continuous" and entry.get("step") is not None:
         raise ContractError(f"{where}, key 'step': a continuous metric has none; set it to null, or kind to ordinal")
-    if kind == "binary":
+    if kind in STEPS:
         if bounds not in (None, [0, 1], (0, 1)):
-            raise ContractError(f"{where}, key 'bounds': a binary metric has bounds [0, 1], found {bounds!r}")
+            raise ContractError(f"{where}, key 'bounds': a {kind} metric has bounds [0, 1], found {bounds!r}")
         bounds = (0.0, 1.0)
     elif bounds is not None:
         pair = isinstance(bounds, list | tuple) and len(bounds) == 2 and all(map(_is_number, bounds))
@@ -208,6 +216,6 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
         higher_is_better=entry["higher_is_better"],
         bounds=bounds,
         margin=entry.get("margin"),
-        step=1.0 if kind == "binary" else entry.get("step"),
+        step=STEPS.get(kind, entry.get("step")),
         role=_one_of(entry, where, "role", ROLES, "secondary"),
     )

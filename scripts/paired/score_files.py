@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .files import ContractError
-from .plan import Metric, Plan
+from .plan import STEPS, Metric, Plan
 from .scores import NO_SEED, STATUSES, Scores, unequal_seeds, value_faults
 
 SCORE_COLUMNS = ("arm", "train_seed", "prompt_id", "sample_idx", "value", "status", "gen_sha256")
@@ -50,8 +50,10 @@ def find_scores(paths: Sequence[str | Path], plan: Plan) -> dict[str, list[Path]
 def unplanned_metric(name: str, files: Sequence[Path]) -> Metric:
     """A metric outside the plan (docs/statistics.md, 1.10): exploratory, without a margin, more taken as better.
 
-    binary if its scores are all 0 or 1, else continuous.
+    binary if its scores are all 0 or 1, pairwise if two arms stand in each row, else continuous.
     """
+    if "arm_a" in _names(files[0]):
+        return Metric(name, "pairwise", True, bounds=(0.0, 1.0), step=STEPS["pairwise"], role="exploratory")
     seen: set[float] = set()
     for path in files:
         for batch in _open(path).iter_batches(BATCH_ROWS, columns=["value"]):
@@ -63,12 +65,17 @@ def unplanned_metric(name: str, files: Sequence[Path]) -> Metric:
 
 def _open(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     """A score file with all columns of the contract."""
+    names = _names(path)
+    for column in SCORE_COLUMNS:
+        if column not in names:
+            raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(names)})")
+    return pq.ParquetFile(path, read_dictionary=list(dictionaries))
+
+
+def _names(path: Path) -> list[str]:
+    """The columns of a parquet file."""
     try:
-        names = pq.read_schema(path).names
-        for column in SCORE_COLUMNS:
-            if column not in names:
-                raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(names)})")
-        return pq.ParquetFile(path, read_dictionary=list(dictionaries))
+        return pq.read_schema(path).names
     except FileNotFoundError:
         raise ContractError(f"{path}: no such file") from None
     except (pa.ArrowException, OSError) as error:

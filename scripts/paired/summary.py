@@ -53,7 +53,7 @@ def _order(claim: Claim) -> tuple:
 
 def _table_row(claim: Claim) -> str:
     of, inference = claim.hypothesis, claim.finding.inference
-    points, ends, p = of.metric.kind == "binary", claim.scope.ci, claim.adjusted.p
+    points, ends, p = of.metric.shares, claim.scope.ci, claim.adjusted.p
     interval = "–" if ends is None else f"{amount(ends[0], points)} to {amount(ends[1], points)}"
     cells = (
         of.metric.name + (" (primary)" if claim.family == "primary" else ""),

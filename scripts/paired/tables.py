@@ -296,14 +296,14 @@ def make_tables(
     projected = [row for claim in claims for row in projections(claim)]
     return {
         "contrasts": _table(CONTRAST_COLUMNS, claims),
-        "arm_means": _records(ArmMean, arm_means, "metric", "group_kind", "group", "arm", "level", "train_seed"),
-        "seed_effects": _records(SeedEffect, effects, "hypothesis_id", "train_seed"),
+        "arm_means": record_table(ArmMean, arm_means, "metric", "group_kind", "group", "arm", "level", "train_seed"),
+        "seed_effects": record_table(SeedEffect, effects, "hypothesis_id", "train_seed"),
         "variance": _table(VARIANCE_COLUMNS, varying),
-        "projection": _records(Projection, projected, "hypothesis_id", "n_prompts", "n_seeds"),
-        "heterogeneity": _records(CategoryTest, category_tests(claims), "metric", "contrast"),
-        "seed_spread": _records(SeedSpread, spreads, "metric", "group_kind", "group", "arm"),
-        "variation": _records(Variation, varied, "metric", "contrast", "source"),
-        "missing": _records(MissingOutputs, missing, "metric", "arm", "train_seed"),
+        "projection": record_table(Projection, projected, "hypothesis_id", "n_prompts", "n_seeds"),
+        "heterogeneity": record_table(CategoryTest, category_tests(claims), "metric", "contrast"),
+        "seed_spread": record_table(SeedSpread, spreads, "metric", "group_kind", "group", "arm"),
+        "variation": record_table(Variation, varied, "metric", "contrast", "source"),
+        "missing": record_table(MissingOutputs, missing, "metric", "arm", "train_seed"),
     }
 
 
@@ -313,7 +313,7 @@ def _table(columns: Columns, rows: Sequence) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=pa.schema([(name, kind) for name, (kind, _) in columns.items()]))
 
 
-def _records(record: type, rows: Sequence, *by: str) -> pa.Table:
+def record_table(record: type, rows: Sequence, *by: str) -> pa.Table:
     """Records of one type as a table whose columns are its fields, sorted."""
     rows = sorted(rows, key=lambda row: tuple((value is not None, value) for value in attrgetter(*by)(row)))
     kinds = {one.name: TYPES[str(one.type).removesuffix(" | None")] for one in dataclasses.fields(record)}

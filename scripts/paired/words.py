@@ -81,7 +81,7 @@ class Sentence:
     @property
     def points(self) -> bool:
         """Whether differences are shown in percentage points."""
-        return self.claim.hypothesis.metric.kind == "binary"
+        return self.claim.hypothesis.metric.shares
 
     def margin(self) -> str | None:
         """The smallest difference that matters."""
@@ -187,7 +187,7 @@ def headline(claims: Mapping[str, Claim], words: Headline, scope: str) -> str:
         return found if claim.adjusted.p is None else f"{found}, adjusted {p_text(claim.adjusted.p)}"
 
     first, second, third = (claims[name] for name in (words.first, words.second, words.third))
-    points = first.hypothesis.metric.kind == "binary"
+    points = first.hypothesis.metric.shares
     subject = "For this recipe" if scope == METHOD else "For these checkpoints"
     clause = (words.alike if first.verdict == second.verdict else words.unlike).format(
         first=words.outcome[first.verdict],

@@ -7,7 +7,8 @@ score is an error that names the file and the line that it comes from.
 runs         what one model or training seed was asked, and its scores; whether runs can be compared
 lm_eval      lm-evaluation-harness
 inspect_log  inspect_ai
-table        one plain table, csv or parquet
+table        one plain table of scores, csv or parquet
+preferences  one plain table of pairwise outcomes
 contract     the choice of metrics, a plan for them, and the files that `score_files` and `prompts` read
 """
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ..files import ContractError
 from ..plan import Metric
 from ..scores import NO_SEED, value_faults
-from .runs import Run
+from .runs import Item, Run
 
 STRAY = 0.1  # of a yes/no metric's values at most this share may be anything else before it is taken for another kind
 
@@ -132,12 +132,17 @@ def _scope(runs: Sequence[Run], arms: Sequence[str]) -> str:
     """Training seeds are there for claims about the recipe; with one run of each there is no such claim."""
     seeds = {arm: {run.seed for run in runs if run.arm == arm} - {NO_SEED} for arm in arms}
     arm = max(seeds, key=lambda name: len(seeds[name]))
-    if len(seeds[arm]) == 2:
+    return scope_of_seeds(arm, seeds[arm])
+
+
+def scope_of_seeds(name: str, seeds: set[int]) -> str:
+    """The scope of the primary claims for so many training seeds; ContractError for two, which allow either reading."""
+    if len(seeds) == 2:
         raise ContractError(
-            f"{arm} has 2 training seeds ({', '.join(map(str, sorted(seeds[arm])))}), and a claim about the recipe "
-            "takes 3; add a seed, or say --scope checkpoint for claims about these checkpoints only"
+            f"{name} has 2 training seeds ({', '.join(map(str, sorted(seeds)))}), and a claim about the recipe takes "
+            "3; add a seed, or say --scope checkpoint for claims about these checkpoints only"
         )
-    return "method" if len(seeds[arm]) > 2 else "checkpoint"
+    return "method" if len(seeds) > 2 else "checkpoint"
 
 
 def check_values(runs: Sequence[Run], metrics: Mapping[str, Metric]) -> None:
@@ -157,13 +162,7 @@ def write_contract(runs: Sequence[Run], metrics: Iterable[str], folder: Path) ->
 
     Rows are sorted, so the order of the logs leaves no trace. A metric's prompts are those for which runs have it.
     """
-    items = sorted(runs[0].items.items())
-    prompts = pd.DataFrame(
-        [(name, item.content, item.category, item.cluster, "heldout") for name, item in items],
-        columns=["prompt_id", "prompt_sha256", "category", "cluster_id", "split"],
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    prompts.to_parquet(folder / "prompts.parquet", index=False)
+    write_prompts(runs[0].items, folder)
     for metric in metrics:
         columns = list(zip(*sorted(_rows_of(runs, metric), key=lambda row: row[:4]), strict=True))
         types = (pa.string(), pa.int32(), pa.string(), pa.int32(), pa.float64(), pa.string(), pa.string())
@@ -172,6 +171,16 @@ def write_contract(runs: Sequence[Run], metrics: Iterable[str], folder: Path) ->
         target = folder / "scores" / f"metric={metric}" / "part-0.parquet"
         target.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_arrays(arrays, names), target, compression="zstd")
+
+
+def write_prompts(items: Mapping[str, Item], folder: Path) -> None:
+    """Write FOLDER/prompts.parquet, sorted."""
+    prompts = pd.DataFrame(
+        [(name, item.content, item.category, item.cluster, "heldout") for name, item in sorted(items.items())],
+        columns=["prompt_id", "prompt_sha256", "category", "cluster_id", "split"],
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    prompts.to_parquet(folder / "prompts.parquet", index=False)
 
 
 def _rows_of(runs: Sequence[Run], metric: str) -> Iterator[tuple]:

@@ -159,7 +159,8 @@ def test_the_order_of_rows_changes_no_byte(logs, run):
             edit_samples(f"lm_eval/{name}", task, lambda rows: rows[::-1])
     run(*LM_EVAL, output="other")
     files = sorted(path.relative_to("one") for path in Path("one").rglob("*") if path.is_file())
-    assert len(files) == 22
+    assert len(files) > 20
+    assert files == sorted(path.relative_to("other") for path in Path("other").rglob("*") if path.is_file())
     for name in files:
         assert (Path("one") / name).read_bytes() == (Path("other") / name).read_bytes(), name
 
