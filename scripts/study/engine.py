@@ -58,6 +58,8 @@ class Engine:
                 refuse_double_keys(path)
             self.configfiles = ", ".join(here(os.path.realpath(path)) for path in files)
             where = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
+            if given := workflow.config_settings.config:  # of the command line, over the files
+                where += f" with --config {' '.join(given)}"
             self.study = load(config, home / "config" / "schema.yaml", where=where, home=home)
             self.require_version("snakemake", SNAKEMAKE)
             os.environ.setdefault(PARTITION, "")

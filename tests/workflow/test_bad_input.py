@@ -96,6 +96,12 @@ def test_configuration(clone, case):
     assert "Traceback" not in done.stdout
 
 
+def test_what_the_command_line_changes_is_not_blamed_on_the_file(clone):
+    done = clone.snakemake("--dry-run", "--config", "dpo={beta: strong}")
+    assert done.returncode == 1, done.stdout
+    assert "smoke.yaml with --config dpo: dpo.beta: 'strong' is not of type 'number'" in done.stdout
+
+
 @pytest.mark.parametrize("case", ROWS)
 def test_data(clone, case):
     name, change, message = ROWS[case]
