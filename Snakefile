@@ -15,6 +15,7 @@ sys.path.insert(0, str(HOME / "scripts"))
 from study.base_files import base_files
 from study.command import RUN, RUN_ON_THREADS, SHOW
 from study.engine import Engine
+from study.forecast import power_flags, say_before_training
 from study.vocabulary import DATA, DATASETS, FIGURES, HELDOUT, METRICS, REPORTED_TABLES, TABLES, TRAINED
 
 if not workflow.overwrite_configfiles:
@@ -43,6 +44,7 @@ localrules:
     fetch_model,
     plan_memory,
     freeze_plan,
+    power,
     verify,
     crate,
     check_login,
@@ -64,6 +66,9 @@ include: "rules/statistics.smk"
 include: "rules/report.smk"
 include: "rules/provenance.smk"
 include: "rules/doctor.smk"
+
+
+say_before_training(study, workflow)
 
 
 onstart:

@@ -26,10 +26,12 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
+sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 
+import decisions
 import numpy as np
 import pandas as pd
+from lines import HEADER, line, row, share
 from scipy import special
 
 from paired.adjust import adjusted_p
@@ -54,32 +56,34 @@ PROMPT, PROMPT_METRIC, PROMPT_ARM = 0.7, 0.7, 0.5
 def main() -> None:
     """Run everything, print and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", metavar="WORDS", help="the sections whose title holds these words; the others stay")
     parser.add_argument("--quick", action="store_true", help="a fiftieth of the replicates, nothing written: a check")
     args = parser.parse_args()
     start, cpu = time.monotonic(), os.times()
-    parts = [head()]
+    kept = dict.fromkeys(SECTIONS, "")
+    if args.only:
+        written = OUTPUT.read_text(encoding="utf-8").split("\n\n## ")[1:]
+        kept |= {text.partition("\n")[0]: f"## {text}".partition("\n\n0 figures")[0].rstrip() for text in written}
     misses = 0
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         simulate = Simulator(partial(pool.map, chunksize=20))
-        for title, rows in (
-            ("Cases of tests/oracles.json", oracle_rows),
-            ("Error rates of the whole procedure", procedure_rows),
-            ("Rejection rates of single tests when nothing differs", level_rows),
-            ("Coverage of 95% intervals", coverage_rows),
-        ):
+        for title, rows in SECTIONS.items():
+            if args.only and args.only not in title:
+                continue
             print(f"\n## {title}\n\n{HEADER}", flush=True)
             lines = []
             for found in rows(simulate, 50 if args.quick else 1):
                 misses += found["within"] == "NO"
                 lines.append(line(found))
                 print(lines[-1], flush=True)
-            parts.append("\n".join([f"## {title}", "", HEADER, *lines]))
+            kept[title] = "\n".join([f"## {title}", "", HEADER, *lines])
     now = os.times()
     spent = now.user + now.system + now.children_user + now.children_system
     spent -= cpu.user + cpu.system + cpu.children_user + cpu.children_system
-    parts.append(f"{misses} figures outside their bands. {time.monotonic() - start:.0f} s, {spent:.0f} s of CPU time.")
-    print(parts[-1])
+    print(f"{misses} figures outside their bands. {time.monotonic() - start:.0f} s, {spent:.0f} s of CPU time.")
     if not args.quick:
+        outside = sum(line.endswith("| NO |") for text in kept.values() for line in text.splitlines())
+        parts = [head(), *filter(None, kept.values()), f"{outside} figures outside their bands."]
         OUTPUT.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
         sys.exit(1 if misses else 0)
 
@@ -184,11 +188,6 @@ class Simulator:
         entropy = int.from_bytes(hashlib.sha256(f"{replicate.__name__}{design}".encode()).digest()[:16], "big")
         done += self.run(replicate, [((entropy, i), *design) for i in range(len(done), reps)])
         return done[:reps]
-
-
-def share(hits: list[float]) -> tuple[float, float]:
-    """(mean, standard error) over replicates."""
-    return float(np.mean(hits)), float(np.std(hits, ddof=1) / np.sqrt(len(hits)))
 
 
 def rejected(tables: list[pd.DataFrame], column: str, method: str) -> list[float]:
@@ -379,28 +378,15 @@ def coverage_rows(simulate: Simulator, divisor: int) -> Iterator[dict]:
         yield row(f"{label}: method", reps, *share(covered[:, 1]), 0.94, 1.0)
 
 
-# --- tables ------------------------------------------------------------------------------------------------------
-
-
-def row(what: str, reps: int, found: float, error: float, low: float = -1.0, high: float = 2.0) -> dict:
-    """One line of a table; without a band it is not judged."""
-    return {
-        "what": what,
-        "replicates": reps,
-        "found": f"{found:.4f}",
-        "SE": f"{error:.4f}",
-        "band": "" if low < 0 else f"{low:.3f} to {high:.3f}",
-        "within": "" if low < 0 else "yes" if low <= found <= high else "NO",
-    }
-
-
-HEADER = "| what | replicates | found | SE | band | within |\n|---|---|---|---|---|---|"
-
-
-def line(found: dict) -> str:
-    """A row as a line of a markdown table."""
-    return "| " + " | ".join(map(str, found.values())) + " |"
-
+SECTIONS = {
+    "Cases of tests/oracles.json": oracle_rows,
+    "Error rates of the whole procedure": procedure_rows,
+    "False GO and family-wise error over seeds and seed SDs": decisions.error_rows,
+    "Power of the decision with the default study's effects": decisions.power_rows,
+    "What paired power foresees beside simulated studies": decisions.foresight_rows,
+    "Rejection rates of single tests when nothing differs": level_rows,
+    "Coverage of 95% intervals": coverage_rows,
+}
 
 if __name__ == "__main__":
     main()

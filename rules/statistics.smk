@@ -1,4 +1,23 @@
-"""The statistics: the plan on record, paired contrasts of the four arms, and the decision."""
+"""The statistics: what the plan can decide, the plan on record, paired contrasts of the four arms, the decision."""
+
+
+rule power:
+    """The chance of GO, HOLD and NO-GO of each number of seeds and prompts; needs nothing, no model and no scores."""
+    log:
+        "<logs>/power.log",
+    conda:
+        "../envs/stats.yaml"
+    params:
+        **program(
+            "power",
+            "stats",
+            study=study.results,
+            plan=json.dumps(settings.plan()),
+            output=f"{study.results}-power",
+            **power_flags(config),
+        ),
+    shell:
+        SHOW
 
 
 rule freeze_plan:

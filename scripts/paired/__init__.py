@@ -27,9 +27,11 @@ adjust       Holm, Benjamini-Hochberg, Benjamini-Yekutieli, false coverage rate
 effects      effect sizes, heterogeneity over categories
 power        detectable differences, required prompts and seeds, projections
 forecast     the chance of each decision before a study runs
+pilot        what a pilot's scores tell about those of another study
 rule         the numbers of the rule
 pairwise     bias of position and length, Bradley-Terry strengths
 
-And the command `paired`: compare (with `inputs`, which reads logs of evaluation tools and tables, and `summary`), and
-freeze, which puts a plan on record. What is computed, and why: docs/statistics.md.
+And the command `paired`: power (`prospects`, from guesses or a `pilot`), which plans a study; compare (with `inputs`,
+which reads logs of evaluation tools and tables, and `summary`); and freeze, which puts a plan on record. What is
+computed, and why: docs/statistics.md.
 """

@@ -1,6 +1,7 @@
-"""The command `paired`, also `python -m paired`: compare models, or put an analysis plan on record.
+"""The command `paired`, also `python -m paired`: compare models, plan a study, or put an analysis plan on record.
 
 paired compare --lm-eval base=logs/base tuned=logs/tuned --metric acc --output out
+paired power --metric acc --margin 0.03 --design 3x200
 paired freeze --plan plan.json --scores scores --output plan.lock.json
 """
 
@@ -10,10 +11,10 @@ import argparse
 import os
 import sys
 
-from . import compare, freeze
+from . import compare, freeze, prospects
 from .files import ContractError
 
-COMMANDS = {"compare": compare.main, "freeze": freeze.main}
+COMMANDS = {"compare": compare.main, "freeze": freeze.main, "power": prospects.main}
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from study.resources import PARTITION, Resources
 from study.settings import Settings
 
 SNAKEMAKE = "9.27.1"
-READ_ONLY = {"verify", "plan_memory"}  # targets that read, or predict: they need no --cores
+READ_ONLY = {"verify", "plan_memory", "power"}  # targets that read, or predict: they need no --cores
 WHY = "SFT_VS_DPO_WHY"  # set in a dry run that only tells why jobs would run
 ENVIRONMENTS = ("train", "grade", "stats", "provenance")
 

@@ -34,7 +34,7 @@ BREAKS = {
         "against_the_direction",
         "scripts/study/runs.py",
         "import arms.job.files\n",
-        "study sees nothing",
+        "study sees paired.forecast",
     ),
     "paired sees study": (
         "against_the_direction",

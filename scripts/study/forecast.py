@@ -1,0 +1,88 @@
+"""What a study's plan can decide, said before anything trains; `snakemake power` says more.
+
+The guesses are `statistics.power` of the configuration; the chances are those of `paired.forecast`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from study.vocabulary import ARMS, CONTRASTS, METRICS
+
+HELDOUT = {"pref_acc": "heldout_pairs", "pass_rate": "heldout_prompts"}  # metric: the data file that it is judged on
+TARGETS_WITHOUT_TRAINING = {"power", "verify", "plan_memory", "doctor", "check_login", "check_node", "crate"}
+MOST = 10**6  # rows that are counted; more make no difference
+
+
+def heldout_rows(config: dict) -> int | None:
+    """How many held-out rows the primary metric is judged on; None where that takes more than counting lines."""
+    name = HELDOUT.get(config["statistics"]["primary_metric"])
+    given = config["data"].get(name)
+    path = Path(given) if isinstance(given, str) else Path()
+    if path.suffix != ".jsonl" or not path.is_file():
+        return None
+    count = 0
+    with path.open("rb") as lines:
+        for count, _ in enumerate(lines, 1):
+            if count == MOST:
+                break
+    return min(count, config["data"]["rows"].get(name, count)) or None
+
+
+def power_flags(config: dict) -> dict[str, object]:
+    """The flags of scripts/power.py that say what the study is like, but for its plan; a value of None is left out."""
+    guesses, rows = config["statistics"]["power"], heldout_rows(config)
+    flags = {name: value for name, value in guesses.items() if name != "floor"}
+    design = f"{len(config['seeds'])}x{rows}" if rows and rows > 1 else None
+    return {name: str(value) for name, value in {**flags, "design": design}.items() if value is not None}
+
+
+def warning(config: dict) -> str | None:
+    """One line where the plan will seldom decide, with the cure; None where it may, or nobody can tell."""
+    chosen, rows = config["statistics"], heldout_rows(config)
+    guesses, metric = chosen["power"], chosen["primary_metric"]
+    margin = chosen["margins"].get(metric)
+    if not guesses["floor"] or not rows or rows < 2 or METRICS[metric][0] != "binary":
+        return None
+    accept = "statistics.power.floor: 0 accepts that"
+    if margin is None:
+        return (
+            f"power: without statistics.margins.{metric} this study can never end in GO (nothing shows that DPO after "
+            f"SFT is not worse than DPO alone): give a margin; {accept}"
+        )
+    from paired import forecast  # numpy: a quarter of a second, for this question only
+
+    rule = forecast.Rule(
+        CONTRASTS["C1"][0], CONTRASTS["C2"][0], margin, chosen["alpha"],
+        chosen["primary_scope"] == "method", chosen["pool_seed_variance"],
+    )  # fmt: skip
+    difference, cost = guesses["difference"] or margin, guesses["cost_difference"]
+    means = {**dict.fromkeys(ARMS, 0.0), "sft": -difference, "dpo_only": -cost}
+    model = forecast.guess(
+        means, frozenset(["base"]), variance=guesses["rate"] * (1 - guesses["rate"]), seed_sd=guesses["seed_sd"],
+        same_prompt=guesses["same_prompt"], same_arm=guesses["same_arm"], step=1.0,
+    )  # fmt: skip
+    seeds = len(config["seeds"])
+    chance = forecast.chances(model, rule, rows, seeds).decided
+    if chance >= guesses["floor"]:
+        return None
+    return (
+        f"power: {seeds} seed{'s' * (seeds != 1)} x {rows} held-out rows decide (GO or NO-GO) in {chance:.0%} of such "
+        f"studies, if DPO after SFT truly gains {100 * difference:g} points on {metric} and seeds vary by "
+        f"{100 * guesses['seed_sd']:g}: `snakemake power` shows what decides more often; {accept}"
+    )
+
+
+def say_before_training(study, workflow) -> None:
+    """Log `warning` where Snakemake plans the study itself and no score is there yet: also in a dry run, once."""
+    from snakemake.logging import logger
+
+    from study.engine import WHY
+
+    training = not TARGETS_WITHOUT_TRAINING.intersection(sys.argv) and WHY not in os.environ
+    if workflow.is_main_process and training and not Path(study.results, "scores").is_dir():
+        text = warning(study.config)
+        if text:
+            logger.warning(text)
