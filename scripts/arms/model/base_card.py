@@ -11,7 +11,7 @@ from pathlib import Path
 
 from arms.job.files import UserError, canonical_json, sha256_bytes, sha256_file
 from arms.model.architecture import check_config, read_config
-from arms.model.fit import check_length, check_targets, check_tensors, empty_model
+from arms.model.fit import check_length, check_targets, check_tensors, check_tied, empty_model
 from arms.model.sources import first_line
 
 # Special tokens that other models pad with, best first; only one that is in the vocabulary already can be taken.
@@ -57,6 +57,7 @@ def describe_base(model: dict, folder: Path, use: dict | None = None) -> tuple[d
     tokenizer, facts = check_tokenizer(folder, config)
     empty = empty_model(config)
     check_tensors(empty, {name: tuple(entry["shape"]) for name, entry in tensor_headers(folder).items()})
+    check_tied(empty, folder)
     if use is not None:
         check_length(config, use["max_length"], "tokens.max_length")
         check_targets(empty, use["target_modules"])

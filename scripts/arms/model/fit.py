@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arms.job.files import UserError
@@ -54,6 +55,29 @@ def check_tensors(model: PreTrainedModel, found: Shapes) -> None:
                 f"the model's weights do not belong to its config.json: {name} has the shape {stored[name]}, and "
                 f"config.json means {expected[name]} on the pinned transformers. Fetch the model again"
             )
+
+
+def check_tied(model: PreTrainedModel, folder: Path) -> None:
+    """UserError if config.json ties the head to the embedding while the weights in `folder` have a head of their own.
+
+    transformers would drop it without a word.
+    """
+    import torch
+    from safetensors import safe_open
+
+    if not model.config.tie_word_embeddings:
+        return
+    ends, prefix = (model.get_input_embeddings(), model.get_output_embeddings()), f"{model.base_model_prefix}."
+    names = [f"{name}.weight".removeprefix(prefix) for name, module in model.named_modules() if module in ends]
+    stored = []
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            stored += [tensors.get_tensor(name) for name in tensors.keys() if name.removeprefix(prefix) in names]  # noqa: SIM118
+    if len(stored) == 2 and not torch.equal(*stored):
+        raise UserError(
+            f"config.json of the model ties its head to its embedding (tie_word_embeddings), but its weights have two "
+            f"different ones ({' and '.join(names)}): set tie_word_embeddings to false in a copy (model.source: path)"
+        )
 
 
 def check_targets(model: PreTrainedModel, targets: str | list[str]) -> None:

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="needs the train environment")
 import fetch_model
 import programs
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from arms.job.files import UserError, sha256_file
@@ -331,6 +332,18 @@ def test_a_configuration_of_transformers_5_means_the_same(fetch, text, tmp_path,
         assert not torch.allclose(
             load_base(first.with_name("model.json"), "fp32")(torch.arange(20, 60)[None]).logits, logits[0]
         )
+
+
+@pytest.mark.parametrize(("scale", "taken"), [(1.0, True), (1.5, False)])
+def test_a_tied_head_is_the_embedding(fetch, broken, tmp_path, scale, taken):
+    tensors = load_file(broken / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] * scale
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    refused = pytest.raises(
+        UserError, match=r"ties.*embed_tokens.weight and lm_head.weight.*tie_word_embeddings to false"
+    )
+    with contextlib.nullcontext() if taken else refused:
+        fetch(path_source(broken), folder=tmp_path / "out")
 
 
 USE = {"max_length": 128, "target_modules": "all-linear"}
