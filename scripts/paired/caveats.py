@@ -47,9 +47,11 @@ def failed_outputs(missing: Sequence[MissingOutputs], metrics: dict[str, Metric]
         if not shown:
             continue
         text = f"Failed outputs of {name}: {', '.join(shown)}."
-        if metric.bounds and _any(own, MODEL_FAILURES):
+        all_worst = metric.failed == "worst"
+        if metric.bounds and (all_worst or _any(own, MODEL_FAILURES)):
             worst = metric.bounds[0 if metric.higher_is_better else 1]
-            text += f" A model's own failure ({', '.join(MODEL_FAILURES)}) counts as {worst:g}, the worst value."
+            which = "Each, as planned," if all_worst else f"A model's own failure ({', '.join(MODEL_FAILURES)})"
+            text += f" {which} counts as {worst:g}, the worst value."
         if dropped := own[0].n_prompts_dropped:
             text += f" {dropped} of {own[0].n_prompts} prompts left out for all models."
         yield text

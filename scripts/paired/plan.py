@@ -9,6 +9,7 @@ from .question import Question, Weights
 
 KINDS = ("binary", "ordinal", "continuous", "pairwise")
 STEPS = {"binary": 1.0, "pairwise": 0.25}  # the grid of scores where the kind says it; both orders are averaged
+FAILED = ("by_cause", "worst")
 ROLES = ("primary", "secondary", "guardrail", "exploratory")
 LARGEST = 1e60  # of a score: the fourth power of a sum over a million prompts is still a number
 SCOPES = ("method", "checkpoint")
@@ -23,7 +24,8 @@ class Metric:
     its share of wins, ties half, and differences are net win rates). bounds: (worst possible low, high) or None.
     margin: the smallest difference that matters, in the metric's unit; None: no equivalence or non-inferiority test.
     step: grid of an ordinal metric. role: primary, secondary, guardrail (must not get worse) or exploratory (not
-    pre-registered).
+    pre-registered). failed: what a failed output counts as, "by_cause" (docs/statistics.md, 1.8) or "worst", the worst
+    value whoever failed.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Metric:
     margin: float | None = None
     step: float | None = None
     role: str = "secondary"
+    failed: str = "by_cause"
 
     @property
     def shares(self) -> bool:
@@ -184,7 +187,7 @@ def _is_number(value: object) -> bool:
 
 
 def _read_metric(name: str, entry: object, where: str) -> Metric:
-    known = {"kind", "higher_is_better", "bounds", "margin", "step", "role"}
+    known = {"kind", "higher_is_better", "bounds", "margin", "step", "role", "failed"}
     entry = _object(entry, where, known, {"kind", "higher_is_better"})
     kind = _one_of(entry, where, "kind", KINDS)
     if not isinstance(entry["higher_is_better"], bool):
@@ -210,6 +213,11 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
             f"{where}, key 'margin': {entry['margin']} is no smaller than the range of the metric, "
             f"{bounds[0]:g} to {bounds[1]:g}; no difference could reach it"
         )
+    failed = _one_of(entry, where, "failed", FAILED, "by_cause")
+    if failed == "worst" and (bounds is None or kind == "pairwise"):
+        raise ContractError(
+            f"{where}, key 'failed': 'worst' takes a metric with a worst value of each output ('bounds')"
+        )
     return Metric(
         name=name,
         kind=kind,
@@ -218,4 +226,5 @@ def _read_metric(name: str, entry: object, where: str) -> Metric:
         margin=entry.get("margin"),
         step=STEPS.get(kind, entry.get("step")),
         role=_one_of(entry, where, "role", ROLES, "secondary"),
+        failed=failed,
     )

@@ -98,10 +98,10 @@ class Scores:
         """bool [N]: prompts that the estimates use (docs/statistics.md, 1.8).
 
         A failure of the infrastructure in any arm or seed drops the prompt; so does a failed output of a metric
-        without bounds.
+        without bounds. If the plan counts all failures as the worst value, none is dropped.
         """
         kept = np.ones(len(self.prompts), dtype=bool)
-        if not self.complete:
+        if not self.complete and self.metric.failed != "worst":
             dropping = INFRA_FAILURES if self.metric.bounds else INFRA_FAILURES + MODEL_FAILURES
             codes = [STATUSES.index(name) for name in dropping]
             for arm, status in self.status.items():

@@ -6,13 +6,15 @@ import json
 import math
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
 
 from ..files import ContractError, read_json
-from .runs import Grouping, Item, Run, Value, safe, sha256
+from .runs import Grouping, Item, Run, Value, safe, sha256, written_by
 
+TOOL = "inspect_ai"
 ZIP_ZSTANDARD = 93
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
@@ -25,7 +27,8 @@ def read(path: Path, run: Run, grouping: Grouping) -> None:
     if path.is_dir():
         raise ContractError(f"{path}: is a folder; name one log file (.eval or .json)")
     if zipfile.is_zipfile(path):
-        header, samples = _zipped(path)
+        with written_by(TOOL, str(path)):
+            header, samples = _zipped(path)
     else:
         header = read_json(path)
         samples = header.get("samples") or []
@@ -35,11 +38,14 @@ def read(path: Path, run: Run, grouping: Grouping) -> None:
         raise ContractError(f"{path}: the evaluation ended with status {header['status']!r}; `inspect eval-retry` it")
     if not samples:
         raise ContractError(f"{path}: no samples inside; run inspect with log_samples")
-    task = header["eval"]["task"]
-    run.add_task(task, header["eval"].get("task_version"), path)
-    log = _Task(run, task, grouping)
-    for sample in samples:
-        log.add(sample, f"{path}, sample {sample['id']} epoch {sample['epoch']}")
+    with written_by(TOOL, str(path)):
+        task = header["eval"]["task"]
+        run.add_task(task, header["eval"].get("task_version"), path)
+        log = _Task(run, task, grouping)
+        for sample in samples:
+            where = f"{path}, sample {sample['id']} epoch {sample['epoch']}"
+            with written_by(TOOL, where):
+                log.add(sample, where)
     log.finish()
 
 
@@ -97,12 +103,15 @@ class _Task:
 
 
 def _zipped(path: Path) -> tuple[dict, list[dict]]:
-    with zipfile.ZipFile(path) as archive:
-        members = {info.filename: info for info in archive.infolist()}
-        if "header.json" not in members:
-            raise ContractError(f"{path}: no header.json inside; the evaluation did not finish")
-        names = sorted(name for name in members if name.startswith("samples/"))
-        header, *samples = (json.loads(_member(path, archive, members[name])) for name in ("header.json", *names))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {info.filename: info for info in archive.infolist()}
+            if "header.json" not in members:
+                raise ContractError(f"{path}: no header.json inside; the evaluation did not finish")
+            names = sorted(name for name in members if name.startswith("samples/"))
+            header, *samples = (json.loads(_member(path, archive, members[name])) for name in ("header.json", *names))
+    except (zipfile.BadZipFile, zlib.error, struct.error, OSError, RuntimeError, pa.ArrowException) as error:
+        raise ContractError(f"{path}: cannot be unpacked ({error}); copy it again") from None
     return header, samples
 
 

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from ..files import ContractError, read_json
-from .runs import Grouping, Item, Run, Value, safe, sha256
+from .runs import Grouping, Item, Run, Value, safe, sha256, written_by
 
+TOOL = "lm-evaluation-harness"
 NEEDED = ("doc_id", "doc", "resps", "filter", "metrics", "doc_hash", "prompt_hash", "target_hash")
 
 
@@ -20,17 +21,25 @@ def read(path: Path, run: Run, grouping: Grouping) -> None:
         results = read_json(file)
         if not {"results", "configs", "versions"} <= results.keys():
             raise ContractError(f"{file}: not a results file of lm-evaluation-harness (keys: {', '.join(results)})")
-        date = file.stem.removeprefix("results_")
-        groups = {task: group for group, tasks in (results.get("group_subtasks") or {}).items() for task in tasks}
-        for task in sorted(results["configs"]):
-            samples = file.with_name(f"samples_{task}_{date}.jsonl")
-            if not samples.is_file():
-                raise ContractError(f"{samples}: no such file; run lm_eval with --log_samples")
-            run.add_task(task, results["versions"].get(task), file)
-            log = _Task(run, task, groups.get(task, task), grouping, results)
-            with samples.open(encoding="utf-8") as lines:
-                for number, line in enumerate(lines, start=1):
-                    log.add(line, f"{samples}, line {number}")
+        with written_by(TOOL, str(file)):
+            _read_tasks(file, results, run, grouping)
+
+
+def _read_tasks(file: Path, results: dict, run: Run, grouping: Grouping) -> None:
+    """The tasks of one results file."""
+    date = file.stem.removeprefix("results_")
+    groups = {task: group for group, tasks in (results.get("group_subtasks") or {}).items() for task in tasks}
+    for task in sorted(results["configs"]):
+        samples = file.with_name(f"samples_{task}_{date}.jsonl")
+        if not samples.is_file():
+            raise ContractError(f"{samples}: no such file; run lm_eval with --log_samples")
+        run.add_task(task, results["versions"].get(task), file)
+        log = _Task(run, task, groups.get(task, task), grouping, results)
+        with samples.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                where = f"{samples}, line {number}"
+                with written_by(TOOL, where):
+                    log.add(line, where)
 
 
 class _Task:
@@ -43,10 +52,7 @@ class _Task:
 
     def add(self, line: str, where: str) -> None:
         """One line: a sample under one filter."""
-        try:
-            sample = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ContractError(f"{where}: not JSON ({error})") from None
+        sample = json.loads(line)
         if not isinstance(sample, dict) or "doc_id" not in sample:
             raise ContractError(f"{where}: not a sample of lm-evaluation-harness")
         if absent := [key for key in NEEDED if key not in sample]:

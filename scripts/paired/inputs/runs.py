@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -89,6 +90,8 @@ class Run:
 
     def add_task(self, task: str, version: object, path: object) -> None:
         """Note a task and its version; ContractError if the run has it already."""
+        if not isinstance(task, str):
+            raise TypeError(f"its task is {task!r}")
         if task in self.versions:
             raise ContractError(
                 f"{path}: {self.name} has task {task!r} already; name the one file to use, or tell training seeds "
@@ -177,6 +180,16 @@ def _check_item(prompt_id: str, item: Item, theirs: Item, names: tuple[str, str]
         )
     if (theirs.category, theirs.cluster) != (item.category, item.cluster):
         raise ContractError(f"item {prompt_id}: category or cluster differ between {both}")
+
+
+@contextlib.contextmanager
+def written_by(tool: str, where: str) -> Iterator[None]:
+    """Whatever is read in this block is what the tool writes; ContractError naming `where` if it is something else."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ContractError(f"{where}: not as {tool} writes it ({what}); evaluate again, or mend the log") from None
 
 
 def safe(metric: str) -> str:

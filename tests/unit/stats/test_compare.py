@@ -409,6 +409,36 @@ def test_failed_outputs_are_counted_however_few(copy, monkeypatch):
     assert decision["banner"] in (copy / "stats/summary.md").read_text()
 
 
+def test_a_plan_may_count_every_failure_as_the_worst_value(copy, monkeypatch):
+    def fail(rows):
+        rows[60] |= {"value": None, "status": "empty"}
+        rows[5] |= {"value": None, "status": "error"}
+        return rows
+
+    def zero(rows):
+        return [row | {"value": 0.0, "status": "ok"} if row["value"] is None else row for row in rows]
+
+    rewrite(copy, "pass_rate", fail)
+    plan = json.loads(json.dumps(PLAN))
+    plan["metrics"]["pass_rate"]["failed"] = "worst"
+    decision = run(monkeypatch, copy, plan=plan)
+    assert decision["banner"] == (
+        "Failed outputs of pass_rate: base 1 of 48 (1 error), sft 1 of 144 (1 empty). Each, as planned, counts as 0, "
+        "the worst value."
+    )
+    found = pd.read_parquet(copy / "stats/contrasts.parquet")
+    rewrite(copy, "pass_rate", zero)
+    run(monkeypatch, copy, plan=plan)
+    same = pd.read_parquet(copy / "stats/contrasts.parquet")
+    for column in ("n_prompts", "estimate", "p_ckpt", "p_method", "ci_ckpt_lo", "verdict"):
+        assert (found[column].dropna() == same[column].dropna()).all(), column
+    plan["metrics"]["logp_margin"]["failed"] = "worst"
+    with pytest.raises(
+        UserError, match="metric 'logp_margin', key 'failed': 'worst' takes a metric with a worst value"
+    ):
+        run(monkeypatch, copy, plan=plan)
+
+
 def test_two_models_of_ones_own(copy, monkeypatch):
     """Other arms than the study's four, without training seeds."""
 

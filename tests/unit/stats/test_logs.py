@@ -1,5 +1,6 @@
 """compare.py on logs that lm-evaluation-harness and inspect_ai wrote (tests/data/evaluation_logs), and on a table."""
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -13,6 +14,10 @@ import pandas as pd
 import pytest
 
 from arms.job.files import UserError
+from paired.files import ContractError
+from paired.inputs import read_runs
+from paired.inputs.contract import choose_metrics, make_plan
+from paired.inputs.runs import Grouping, check_runs
 
 LOGS = Path(__file__).parents[2] / "data" / "evaluation_logs"
 LM_EVAL = ("--lm-eval", "base=lm_eval/base", "tuned=lm_eval/tuned-1", "--metric", "acc", "exact_match")
@@ -362,3 +367,77 @@ def test_an_old_log_of_the_harness_is_called_old(logs, run):
     message = r"line 1: the sample has no filter, doc_hash; lm-evaluation-harness \(an old version\) wrote the log"
     with pytest.raises(UserError, match=message):
         run(*LM_EVAL)
+
+
+JUNK = (None, "", "x", 3, -1.5, float("nan"), [], {}, ["x"], {"x": 1}, True)
+
+
+def places(value, path=()):
+    """Every place in a JSON value, as keys from the outside in."""
+    found = [path] if path else []
+    if isinstance(value, dict | list):
+        keys = value if isinstance(value, dict) else range(len(value))
+        found += [place for key in keys for place in places(value[key], (*path, key))]
+    return found
+
+
+def spoil(value, rng):
+    """Take away or replace one part of a JSON value."""
+    every = places(value)
+    *way, last = every[rng.integers(len(every))]
+    for key in way:
+        value = value[key]
+    if isinstance(value, dict) and rng.random() < 0.4:
+        del value[last]
+    else:
+        value[last] = JUNK[rng.integers(len(JUNK))]
+
+
+@pytest.mark.parametrize("tool", ["lm-eval", "inspect"])
+def test_a_spoiled_log_is_one_clear_error_or_read(logs, tool):
+    """Parts of logs that are lost or something else than they should be: never a traceback."""
+    folder = Path("reading/lm_eval-0.4.13") if tool == "lm-eval" else Path("inspect")
+    path = Path("base.json")
+    refused = 0
+    for number in range(400):
+        rng = np.random.default_rng(number)
+        if tool == "inspect":
+            log = json.loads((folder / "base.json").read_text())
+            log = {key: log[key] for key in ("version", "status", "eval", "samples")}
+            for sample in log["samples"]:
+                sample.pop("events")
+            spoil(log, rng)
+            path.write_text(json.dumps(log))
+            arguments = [f"base={path}", f"tuned={folder / 'base.json'}"]
+        else:
+            shutil.rmtree("copy", ignore_errors=True)
+            shutil.copytree(folder / "base", "copy")
+            if number % 3:
+                edit_samples("copy", "reading_long", lambda rows, rng=rng: [spoil(rows, rng), rows][1])
+            else:
+                edit_results("copy", lambda found, rng=rng: spoil(found, rng))
+            arguments = ["base=copy", f"tuned={folder / 'tuned-1'}"]
+        try:
+            runs = read_runs(tool, arguments, Grouping())
+            check_runs(runs)
+            make_plan(runs, choose_metrics(runs, [next(iter(runs[1].values))]))
+        except ContractError as error:
+            refused += 1
+            assert str(error).strip()  # noqa: PT017
+        except Exception as error:
+            error.add_note(f"spoiled log {number}")
+            raise
+    assert 20 < refused < 400
+
+
+def test_a_damaged_log_file_cannot_be_unpacked(logs):
+    whole = Path("inspect/base.eval").read_bytes()
+    for number in range(40):
+        rng = np.random.default_rng(number)
+        start, length = int(rng.integers(len(whole))), int(rng.integers(1, 400))
+        Path("base.eval").write_bytes(whole[:start] + rng.bytes(length) + whole[start + length :])
+        with contextlib.suppress(ContractError):
+            read_runs("inspect", ["base=base.eval"])
+    Path("base.eval").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ContractError, match=r"^base.eval: "):
+        read_runs("inspect", ["base=base.eval"])
