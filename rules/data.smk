@@ -52,6 +52,7 @@ rule tokenize_data:
     input:
         model="<results>/model/model.json",
         data=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset]}.parquet",
+        beside=ancient(lambda wildcards: [file for file, _ in study.looked_ahead(wildcards.dataset).values()]),
         rung=lambda wildcards: ladder.token_rungs(wildcards.dataset),
     output:
         tokens="<results>/tokens/{dataset}.parquet",
@@ -67,7 +68,11 @@ rule tokenize_data:
         runtime=60,
     params:
         **program(
-            "tokenize_data", "train", settings.tokens, kind=lambda wildcards, output: DATA[DATASETS[wildcards.dataset]]
+            "tokenize_data",
+            "train",
+            settings.tokens,
+            kind=lambda wildcards, output: DATA[DATASETS[wildcards.dataset]],
+            ahead=lambda wildcards, output: json.dumps(study.looked_ahead(wildcards.dataset)),
         ),
     shell:
         RUN

@@ -19,7 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from arms.data.grading import check_instructions, follows
-from arms.data.rows import read_checked
+from arms.data.layouts import read_checked
 from arms.job.files import UserError, atomic_path, exit_with_message, sha256_bytes
 from arms.job.manifest import Job
 from arms.job.program import JobParser

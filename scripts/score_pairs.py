@@ -10,7 +10,7 @@ On the training pairs the result is a reference table; on the held-out pairs it 
 
 from __future__ import annotations
 
-from arms.data.tokens import read_tokens
+from arms.data.encoding import read_tokens
 from arms.job.files import exit_with_message
 from arms.job.manifest import Job
 from arms.job.program import JobParser
@@ -39,7 +39,7 @@ def main() -> None:
     pairs, size = read_tokens(args.tokens), settings["batch_size"]
     rows = read_state(saved)["rows"] if saved else []
     for start in range(len(rows), len(pairs), size):
-        rows += score(policy, pairs[start : start + size], size)
+        rows += score(policy, list(pairs[start : start + size]), size)
         progress.reached(len(rows), {"rows": rows}, f"{len(rows)}/{len(pairs)} pairs")
 
     accuracy = sum(row["chosen_logp"] > row["rejected_logp"] for row in rows) / len(rows)

@@ -3,17 +3,29 @@
     python scripts/tokenize_data.py --job '{"rule": "tokenize_data", "wildcards": {...}, "settings": {...}}' \
         --model results/demo/model/model.json --data results/demo/data/sft.parquet --kind sft \
         --tokens results/demo/tokens/sft.parquet --audit results/demo/tokens/sft.audit.json --manifest ...
+
+Training waits for the tokens of what it trains on alone, so that another held-out row is no reason to train again; that
+job also tokenises the held-out rows, and stops before training if one of them is too long or has a special token.
 """
 
 from __future__ import annotations
 
-from arms.data.rows import read_checked
+import json
+from typing import TYPE_CHECKING
+
+from arms.data.encoding import COMPLETIONS, Encoder, take_in_turn, write_tokens
+from arms.data.layouts import read_checked
 from arms.data.templates import check_answer
-from arms.data.tokens import COMPLETIONS, encode_rows, load_tokenizer, take_in_turn
-from arms.job.files import atomic_path, exit_with_message, write_json
+from arms.data.tokens import load_tokenizer
+from arms.job.files import exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
+from arms.job.progress import counted
 from arms.memory.ladder import longest_row
+from study.vocabulary import DATA
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def main() -> None:
@@ -25,17 +37,22 @@ def main() -> None:
     parser.output("tokens", help="token ids, parquet (output)")
     parser.output("audit", help="what was found, JSON (output)")
     parser.add_argument("--kind", required=True, choices=sorted(COMPLETIONS), help="which columns the rows have")
+    parser.input("beside", nargs="*", default=[], recorded=False, help="the held-out files, which are looked at")
+    parser.add_argument(
+        "--ahead", type=json.loads, default={}, metavar="JSON", help="the same: {data set: [file, rows]}"
+    )
     args = parser.parse_args()
     job = Job(args)
 
-    import pandas
-
     tokenizer = load_tokenizer(args.model)
-    chosen = take_in_turn(list(read_checked(args.data, args.kind)), job.settings["rows"])
+    for name, (source, limit) in args.ahead.items():
+        look_ahead(DATA[name], source, limit, tokenizer, job.settings)
     settings = {**job.settings, "max_length": longest_row(args.rung, job.settings["max_length"])}
-    rows, audit = encode_rows(chosen, args.kind, tokenizer, settings, args.data)
-    with atomic_path(args.tokens) as temporary:
-        pandas.DataFrame(rows).to_parquet(temporary, index=False)
+    encoder = Encoder(args.kind, tokenizer, settings, args.data)
+    categories = (row["category"] for row in read_checked(args.data, args.kind))
+    chosen = take_in_turn(read_checked(args.data, args.kind), settings["rows"], categories)
+    write_tokens(args.tokens, encoder.rows(counted(job, chosen, "rows tokenised")))
+    audit = encoder.audit()
     write_json(args.audit, audit)
     if warning := check_answer(tokenizer, settings):
         job.say(warning)
@@ -49,6 +66,14 @@ def main() -> None:
             f"{audit['rows'] - audit['kept']} left out, {sum(overlong['cut'].values())} completions cut"
         )
     job.finish(rows=audit["kept"])
+
+
+def look_ahead(kind: str, source: str, limit: int | None, tokenizer: PreTrainedTokenizerBase, settings: dict) -> None:
+    """UserError for held-out rows whose tokens would stop the study once everything is trained."""
+    encoder = Encoder(kind, tokenizer, {**settings, "on_overlong": "error"}, source)
+    categories = (row["category"] for row in read_checked(source, kind))
+    for _ in encoder.rows(take_in_turn(read_checked(source, kind), limit, categories)):
+        pass
 
 
 if __name__ == "__main__":

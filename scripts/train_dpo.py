@@ -11,7 +11,8 @@ adapter on the base (reference: the base's table). Nothing else differs between 
 
 from __future__ import annotations
 
-from arms.data.tokens import load_tokenizer, read_tokens
+from arms.data.encoding import read_tokens
+from arms.data.tokens import load_tokenizer
 from arms.job import processes
 from arms.job.files import exit_with_message, read_json, sha256_file
 from arms.job.manifest import Job
@@ -51,7 +52,7 @@ def main() -> None:
     card, pairs = read_json(args.model), read_tokens(args.tokens)
     start_sha256 = models.read_arm(args.start, card)["adapter_sha256"] if args.start else None
     origin = origin_of(card, start_sha256, args.tokens, settings["precision"])
-    reference = read_table(args.reference, origin, [pair["id"] for pair in pairs])
+    reference = read_table(args.reference, origin, pairs.ids())
     rows = with_reference(pairs, reference, recipe.loss_type)
     rows = whole_batches(rows, recipe.batch_size, recipe.micro_batch_size)
     inputs = {**origin, "reference_sha256": sha256_file(args.reference), **rung.digests()}

@@ -7,7 +7,8 @@
 
 from __future__ import annotations
 
-from arms.data.tokens import load_tokenizer, read_tokens
+from arms.data.encoding import read_tokens
+from arms.data.tokens import load_tokenizer
 from arms.job import processes
 from arms.job.files import UserError, exit_with_message, read_json, sha256_file
 from arms.job.manifest import Job

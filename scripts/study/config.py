@@ -19,7 +19,7 @@ import jsonschema
 import yaml
 
 from study.runs import Run
-from study.vocabulary import DATA, DATASETS, DPO_ARMS, TRAINED
+from study.vocabulary import DATA, DATASETS, DPO_ARMS, HELDOUT, TRAINED
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
 
@@ -77,6 +77,12 @@ class Study:
     def beside(self, data: str) -> list[str]:
         """The data files that a check looks at beside its own."""
         return [self.config["data"][name] for name in DATA if name != data]
+
+    def looked_ahead(self, dataset: str) -> dict[str, tuple[str, int | None]]:
+        """What tokenising a training set also tries to tokenise: each held-out file, and how many rows of it."""
+        rows = self.config["data"]["rows"]
+        names = HELDOUT if dataset in TRAINED.values() else ()
+        return {name: (self.config["data"][name], rows.get(name)) for name in names}
 
     @property
     def sources(self) -> str:

@@ -10,14 +10,13 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 
+from arms.data.layouts import Source
 from arms.data.leakage import digest, normalise
-from arms.data.rows import TEXTS, BadRow, complete
+from arms.data.rows import TEXTS, BadRow, whole_prompt
 from arms.job.files import UserError
-from arms.job.formats import read_rows
 
 SHOWN = 5  # offending lines in a message
 MOST_KINDS = 20  # of findings, at which reading stops
@@ -33,12 +32,13 @@ class Table:
     taken after `normalise`, an answer's together with its exact prompt. lengths: characters of each text, (n,).
     """
 
-    def __init__(self, path: str | Path, kind: str, each: Sequence[Each] = (), checks: Sequence[Check] = ()) -> None:
-        """Read `path`, and give each good row and its normalised prompt to every one of `each`.
+    def __init__(self, source: Source, each: Sequence[Each], checks: Sequence[Check], rows: Iterable[dict]) -> None:
+        """Take the rows of `source`, and give each good one and its normalised prompt to every one of `each`.
 
         checks: further checks of single rows, which raise BadRow. UserError for bad rows, one line for each kind.
         """
-        self.path, self.kind, self.texts = str(path), kind, TEXTS[kind]
+        kind = source.kind
+        self.path, self.kind, self.texts = source.words, kind, TEXTS[kind]
         self.findings = Findings(self)
         self.numbers = array("q")  # of each row in its file
         self.files: dict[int, str] = {}  # first row of each file: what comes before its number in messages
@@ -48,10 +48,10 @@ class Table:
         self.negatives: Counter[str] = Counter()
         self.longer = self.early = 0
         found = {name: bytearray() for name in ("id", *self.texts)}
-        for row in read_rows(path):
+        for row in rows:
             self._place(row)
             try:
-                row = complete(row, kind)
+                row = source.complete(row)
                 for check in checks:
                     check(row)
             except BadRow as bad:
@@ -79,8 +79,9 @@ class Table:
     def _remember(self, row: dict, normal: str, found: dict[str, bytearray]) -> None:
         found["id"] += digest(row["id"])
         found["prompt"] += digest(normal)
+        whole = whole_prompt(row)
         for name in self.texts[1:]:
-            found[name] += digest(row["prompt"], row[name])
+            found[name] += digest(whole, row[name])
         for name in self.texts:
             self.lengths[name].append(len(row[name]))
         self.categories[row["category"]] += 1

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import time
 
 from arms.data.audit import SHOWN, Check, Each, Table, check_pair, first_match
 from arms.data.grading import check_instructions
+from arms.data.layouts import Source
 from arms.data.leakage import NearDuplicates
 from arms.data.rows import writing
 from arms.job.files import UserError
 from arms.job.manifest import Job
-from arms.job.progress import SAY_SECONDS
+from arms.job.progress import counted
 from study.vocabulary import DATA, HELDOUT
 
 CHECKS: dict[str, list[Check]] = {"sft": [], "pairs": [check_pair], "prompts": [check_instructions]}
@@ -23,7 +23,7 @@ class Checker:
     sources: where each data set is. least: how many rows training needs of each. tables: what was read, by name.
     """
 
-    def __init__(self, sources: dict[str, str], least: dict[str, int], job: Job) -> None:
+    def __init__(self, sources: dict[str, str | dict], least: dict[str, int], job: Job) -> None:
         self.sources, self.least, self.job = sources, least, job
         self.tables: dict[str, Table] = {}
         self.prompts: dict[str, list[tuple[str, str]]] = {}  # of each held-out set: id and normalised prompt
@@ -36,17 +36,20 @@ class Checker:
         that two held-out sets share.
         """
         for name in sorted(self.sources, key=lambda name: name not in HELDOUT):
-            each = [self._progress(name), *self._comparisons(own, name)]
+            each, source = self._comparisons(own, name), Source(self.sources[name], DATA[name])
+            rows = counted(self.job, source.rows(), f"rows of {source.words} read")
             with writing(target, DATA[name]) if name == own else contextlib.nullcontext() as writer:
                 if writer:
                     each.append(writer.add)
-                self.tables[name] = table = Table(self.sources[name], DATA[name], each, CHECKS[DATA[name]])
+                self.tables[name] = table = Table(source, each, CHECKS[DATA[name]], rows)
                 if len(table) < self.least.get(name, 0):
                     raise UserError(
                         f"{table.path}: {len(table)} rows, and a batch takes {self.least[name]}; get more rows or "
                         f"lower {'sft' if name == 'sft' else 'dpo'}.batch_size in the config"
                     )
                 self._compare(name)
+            if name == own and source.layout != "text":
+                self.job.say(f"{source.words}: rows of layout {source.layout!r}")
 
     def _comparisons(self, own: str, name: str) -> list[Each]:
         """What near-duplicates between the data set `own` and the other side need of the rows of `name`."""
@@ -57,19 +60,6 @@ class Checker:
         indices = [NearDuplicates(self.prompts[other]) for other in wanted]
         self.matches += indices
         return [index.compare for index in indices]
-
-    def _progress(self, name: str) -> Each:
-        """Say about every ten seconds how far reading has come."""
-        said, rows = time.monotonic(), 0
-
-        def count(row: dict, normal: str) -> None:
-            nonlocal said, rows
-            rows += 1
-            if rows % 1000 == 0 and time.monotonic() - said > SAY_SECONDS:
-                said = time.monotonic()
-                self.job.say(f"{name}: {rows} rows read")
-
-        return count
 
     def _compare(self, name: str) -> None:
         """UserError if the data set just read shares prompts or, both being held out, ids with one read before."""

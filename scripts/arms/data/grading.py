@@ -50,6 +50,9 @@ def check_instructions(row: dict) -> None:
     invent a missing one with `random`.
     """
     registry = checkers().instructions_registry.INSTRUCTION_DICT
+    for name in ("instruction_id_list", "kwargs"):
+        if row.get(name) is None:
+            raise BadRow(f"column {name!r} is missing", "say by it, as IFEval does, what the answer is graded by")
     ids, kwargs = row["instruction_id_list"], row["kwargs"]
     if not ids or len(ids) != len(kwargs):
         raise BadRow(f"{len(ids)} instruction ids and {len(kwargs)} kwargs", "give one kwargs object for each id")

@@ -1,19 +1,19 @@
 """The rows of a study in one layout, whatever layout they came in, and the checked table of them that all jobs read.
 
-A checked table (results/<study>/data/*.parquet) has the columns of SCHEMAS: texts, id, category, and where each row
-stood in the user's own file (_row, its line or row; _place, that in words).
+A checked table (results/<study>/data/*.parquet) has the columns of `schema`: texts, id, category, and where each row
+stood in the user's own file (_row, its line or row; _place, that in words). A prompt of more than one turn is in
+`turns` (role and content of each, the system turn included); `prompt` is then its texts but for the system turn's.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arms.job.files import UserError, atomic_path, canonical_json, sha256_bytes
-from arms.job.formats import read_rows
+from arms.job.files import atomic_path, canonical_json, sha256_bytes
 
 if TYPE_CHECKING:
     import pyarrow
@@ -25,7 +25,7 @@ OTHERS: dict[str, dict[str, type]] = {
     "pairs": {"negative": str},
     "prompts": {"instruction_id_list": list, "kwargs": list},
 }
-OPTIONAL = ("negative", "cluster_id")
+OPTIONAL = ("negative", "instruction_id_list", "kwargs")  # what a grader needs of prompts, it checks itself
 ONE_CATEGORY = "all"  # of rows that name none
 FLUSH_ROWS, FLUSH_CHARACTERS = 5000, 2**24  # of a row group
 
@@ -54,6 +54,7 @@ def complete(row: dict, kind: str) -> dict:
         if not isinstance(value, str | None):
             raise BadRow(f"column {name!r} must be a string, found {type(value).__name__}", "quote it")
         made[name] = value
+    made["turns"] = row.get("turns")
     made["id"] = made["id"] if made["id"] is not None else content_id(made, kind)
     made["category"] = made["category"] if made["category"] is not None else ONE_CATEGORY
     for name in ("id", "category", *TEXTS[kind]):
@@ -94,21 +95,14 @@ def _check_text(name: str, text: str) -> None:
         raise BadRow(f"{name!r} holds the character NUL", "remove it")
 
 
-def read_checked(path: str | Path, kind: str, check: Callable[[dict], None] | None = None) -> Iterator[dict]:
-    """The rows of a checked table, or of a file in its layout; UserError for the first that is bad."""
-    for row in read_rows(path):
-        try:
-            made = complete(row, kind)
-            if check:
-                check(made)
-        except BadRow as bad:
-            raise UserError(f"{row['_place']}: {bad}") from None
-        yield made
+def whole_prompt(row: dict) -> str:
+    """The prompt with every turn, system turn included: two rows with the same are about the same."""
+    return canonical_json(row["turns"]) if row["turns"] else row["prompt"]
 
 
 def content_id(row: dict, kind: str) -> str:
     """An id made of a row's texts: 16 hexadecimal digits of their sha256."""
-    texts = canonical_json([row[name] for name in TEXTS[kind]])
+    texts = canonical_json([whole_prompt(row), *(row[name] for name in TEXTS[kind][1:])])
     return sha256_bytes(texts.encode("utf-8", "surrogatepass"))[:16]
 
 
@@ -118,7 +112,9 @@ def schema(kind: str) -> pyarrow.Schema:
 
     others = [(name, pa.string()) for name in OTHERS[kind]]  # lists as JSON: kwargs differ from row to row
     texts = [(name, pa.string()) for name in ("id", "category", *TEXTS[kind])]
-    return pa.schema([*texts, *others, ("cluster_id", pa.string()), ("_row", pa.int64()), ("_place", pa.string())])
+    turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+    where = [("_row", pa.int64()), ("_place", pa.string())]
+    return pa.schema([*texts, *others, ("turns", turns), ("cluster_id", pa.string()), *where])
 
 
 class Writer:
@@ -136,7 +132,7 @@ class Writer:
 
     def add(self, row: dict, normal: str = "") -> None:
         """One row, as `complete` gives it. normal: its normalised prompt, which the table does not hold."""
-        self.waiting.append(row | {name: canonical_json(row[name]) for name in self.lists})
+        self.waiting.append(row | {name: canonical_json(row[name]) for name in self.lists if row[name] is not None})
         self.characters += sum(len(row[name]) for name in self.texts)
         if len(self.waiting) == FLUSH_ROWS or self.characters > FLUSH_CHARACTERS:
             self.flush()

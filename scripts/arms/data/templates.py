@@ -10,21 +10,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: str, settings: dict) -> str:
+Prompt = str | list[dict[str, str]]  # the user's turn, or every turn of a conversation (role, content)
+
+
+def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, settings: dict) -> str:
     """The prompt as the model sees it.
 
     settings["template"] is "chat" (the tokenizer's own chat template, with a generation prompt) or a text with the
-    placeholder {prompt}. settings["system_prompt"] is a chat template's system turn; null leaves that to the template.
+    placeholder {prompt}. settings["system_prompt"] is the system turn of a chat template, where a conversation has none
+    of its own; null leaves that to the template.
     """
     if settings["template"] != "chat":
-        return settings["template"].replace("{prompt}", prompt)
+        return settings["template"].replace("{prompt}", str(prompt))
     return tokenizer.apply_chat_template(_turns(prompt, settings), tokenize=False, add_generation_prompt=True)
 
 
-def _turns(prompt: str, settings: dict) -> list[dict[str, str]]:
-    system = settings["system_prompt"]
-    before = [] if system is None else [{"role": "system", "content": system}]
-    return [*before, {"role": "user", "content": prompt}]
+def _turns(prompt: Prompt, settings: dict) -> list[dict[str, str]]:
+    turns, system = (
+        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt,
+        settings["system_prompt"],
+    )
+    before = [] if system is None or turns[0]["role"] == "system" else [{"role": "system", "content": system}]
+    return [*before, *turns]
 
 
 def describe_template(tokenizer: PreTrainedTokenizerBase, settings: dict) -> dict:

@@ -21,9 +21,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from arms.job import processes
 from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 STATE, CARD = "state.json", "checkpoint.json"
 SAY_SECONDS = 10  # between two lines of progress
+Item = TypeVar("Item")
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -154,6 +155,16 @@ class Progress:
         self.job.say(f"stopped by SIGTERM at {where}; the same command goes on from here")
         processes.gather(None)  # the first to end ends the others
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def counted(job: Job, items: Iterable[Item], what: str) -> Iterator[Item]:
+    """The items one after another, saying about every ten seconds how many there have been."""
+    said = time.monotonic()
+    for number, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - said > SAY_SECONDS:
+            said = time.monotonic()
+            job.say(f"{number} {what}")
 
 
 def beside(output: str | Path, minutes: float, job: Job, inputs: dict[str, str | None]) -> Progress:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from heapq import nlargest
 from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import SequentialSampler
 
-from arms.data.rows import read_checked
-from arms.data.tokens import encode_rows, take_in_turn
+from arms.data.encoding import Encoder, TokenRows, take_in_turn
+from arms.data.layouts import read_checked
 from arms.job.out_of_memory import OutOfMemory, out_of_memory
 from arms.model import models
 from arms.scoring.agreement import check_forward
@@ -30,15 +31,15 @@ if TYPE_CHECKING:
 RESERVE = 0.05
 
 
-def training_rows(data: str, tokenizer: PreTrainedTokenizerBase, settings: dict) -> Callable[[int], list[dict]]:
+def training_rows(data: str, tokenizer: PreTrainedTokenizerBase, settings: dict) -> Callable[[int], TokenRows]:
     """Token rows that training takes from the file `data`, as a function of the longest row that is allowed."""
     kind = "sft" if settings["stage"] == "sft" else "pairs"
-    texts = take_in_turn(list(read_checked(data, kind)), settings["rows"])
 
-    def rows(max_length: int) -> list[dict]:
-        tokens = {**settings["tokens"], "max_length": max_length}
-        encoded, _ = encode_rows(texts, kind, tokenizer, tokens, data)
-        return whole_batches(encoded, settings["batch_size"], settings["micro_batch_size"])
+    def rows(max_length: int) -> TokenRows:
+        encoder = Encoder(kind, tokenizer, {**settings["tokens"], "max_length": max_length}, data)
+        categories = (row["category"] for row in read_checked(data, kind))
+        encoded = encoder.rows(take_in_turn(read_checked(data, kind), settings["rows"], categories))
+        return whole_batches(TokenRows.of(encoded), settings["batch_size"], settings["micro_batch_size"])
 
     return rows
 
@@ -59,7 +60,7 @@ def load(card: str, settings: dict) -> PeftModel:
     return model
 
 
-def worst_batches(rows: list[dict], size: int, forking: bool) -> list[dict]:
+def worst_batches(rows: Sequence[dict], size: int, forking: bool) -> list[dict]:
     """Rows of the micro-batches that need the most memory among all that shuffling can make of `rows`.
 
     Memory follows the padded batch (its longest row) and the completion tokens, whose logits are the widest tensors.
@@ -73,13 +74,13 @@ def worst_batches(rows: list[dict], size: int, forking: bool) -> list[dict]:
             longest = scored = scored - len(commonprefix(sides))
         return len(row["prompt_ids"]) + longest, scored
 
-    dense = sorted(rows, key=lambda row: extent(row)[1], reverse=True)[:size]
+    dense = nlargest(size, rows, key=lambda row: extent(row)[1])
     longest = max(rows, key=extent)
     return [longest, *[row for row in dense if row["id"] != longest["id"]][: size - 1], *dense]
 
 
 def attempt(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], rung: dict[str, int], settings: dict
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict], rung: dict[str, int], settings: dict
 ) -> dict[str, object]:
     """Train on the worst micro-batches of `rows` that a rung can make; free everything.
 
@@ -103,7 +104,7 @@ def attempt(
 
 
 def train_some(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: list[dict], rung: dict[str, int], settings: dict
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, rows: Sequence[dict], rung: dict[str, int], settings: dict
 ) -> None:
     """Optimiser steps on the worst micro-batches, twice: gradients and AdamW's moments are there by then."""
     stage, size = settings["stage"], rung["micro_batch_size"]

@@ -6,7 +6,7 @@ its own, which makes its draws independent of the batches before it: a job may g
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ class Generator:
             use_cache=True,
         )
 
-    def samples(self, prompts: list[dict], begun: list[list[int]] | None = None) -> list[Sample]:
+    def samples(self, prompts: Sequence[dict], begun: list[list[int]] | None = None) -> list[Sample]:
         """One sample for each answer to each prompt (id, prompt_ids), empty or as far as `begun`.
 
         Raises UserError if an answer could become longer than the model allows.

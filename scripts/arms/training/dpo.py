@@ -12,6 +12,7 @@ import math
 import torch
 from trl import DPOTrainer
 
+from arms.data.encoding import TokenRows
 from arms.job.files import UserError
 from arms.scoring.logps import pair_batch, pair_logps, takes_forks
 from arms.training.checkpoints import Resumable
@@ -35,10 +36,6 @@ class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
         pad_id, forking = kwargs["tokenizer"].pad_token_id, self.forking
         super().__init__(*args, data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
         self.use_dpo_data_collator = True  # ours makes what policy_logps reads; TRL would warn at each step
-
-    def tokenize_row(self, feature, model=None):
-        """Nothing to add: the rows are ids that were made long before."""
-        return {}
 
     def policy_logps(self, model, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probabilities (pairs,) of chosen and rejected under the policy: sums, and for IPO per token."""
@@ -72,17 +69,16 @@ class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
         return loss, metrics
 
 
-def with_reference(pairs: list[dict], reference: dict[str, dict], loss_type: str) -> list[dict]:
+def with_reference(pairs: TokenRows, reference: dict[str, dict], loss_type: str) -> TokenRows:
     """The pairs with their reference log-probabilities: sums, and for IPO, whose loss is on means, per token."""
-    rows = []
-    for pair in pairs:
-        row = dict(pair)
-        for side in ("chosen", "rejected"):
-            found = reference[pair["id"]]
-            length = found[f"{side}_tokens"] if loss_type == "ipo" else 1
-            row[f"reference_{side}_logps"] = found[f"{side}_logp"] / length
-        rows.append(row)
-    return rows
+    found = [reference[name] for name in pairs.ids()]
+    columns = {}
+    for side in ("chosen", "rejected"):
+        lengths = [row[f"{side}_tokens"] if loss_type == "ipo" else 1 for row in found]
+        columns[f"reference_{side}_logps"] = [
+            row[f"{side}_logp"] / length for row, length in zip(found, lengths, strict=True)
+        ]
+    return pairs.with_columns(**columns)
 
 
 def collate(rows: list[dict], pad_id: int, forking: bool) -> dict:
@@ -126,7 +122,7 @@ def check_step0(trainer: TableDPOTrainer, pairs: int = 16) -> dict:
     numbers for the manifest: loss, closed_form, loss_difference, reference_difference (largest, in nats).
     """
     size = trainer.args.per_device_train_batch_size
-    rows = list(trainer.train_dataset.select(range(min(pairs, len(trainer.train_dataset)))))
+    rows = list(trainer.train_dataset[:pairs])
     losses, differences = [], []
     trainer.model.eval()
     for start in range(0, len(rows), size):

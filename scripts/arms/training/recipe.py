@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,7 +49,7 @@ class Recipe:
         return cls(stage, batch_size, micro_batch_size, max_length, gradient_checkpointing, **anything)
 
 
-def whole_batches(rows: list[dict], batch_size: int, micro_batch_size: int) -> list[dict]:
+def whole_batches(rows: Sequence, batch_size: int, micro_batch_size: int) -> Any:
     """The longest head of `rows` that fills whole batches; UserError if that is empty.
 
     A remainder would make the last step of an epoch smaller, and with gradient accumulation transformers 4.43 carries

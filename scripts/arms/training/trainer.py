@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from datasets import Dataset
 from transformers import PrinterCallback
 from trl import DPOConfig, SFTConfig
 
+from arms.data.encoding import TokenRows
 from arms.job import processes
 from arms.training import dpo, sft
 from arms.training.curves import Curves
@@ -23,7 +24,7 @@ def build_trainer(
     recipe: Recipe,
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    rows: list[dict],
+    rows: Sequence[dict],
     dtype: torch.dtype,
     seed: int = 0,
     **options: object,
@@ -33,8 +34,9 @@ def build_trainer(
     rows: of the SFT tokens, or pairs with their reference log-probabilities (`dpo.with_reference`). dtype: of matrix
     products. options: for transformers' TrainingArguments, beside those of the recipe.
     """
+    dataset = rows if isinstance(rows, TokenRows) else TokenRows.of(rows)
     arguments = {**trainer_arguments(recipe, seed), **options}
-    shared = {"model": model, "tokenizer": tokenizer, "train_dataset": Dataset.from_list(rows), "dtype": dtype}
+    shared = {"model": model, "tokenizer": tokenizer, "train_dataset": dataset, "dtype": dtype}
     if recipe.stage == "sft":
         trainer = sft.CompletionSFTTrainer(
             args=SFTConfig(max_seq_length=recipe.max_length, **arguments),

@@ -22,7 +22,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, set_seed
 from trl import DPOConfig, DPOTrainer
 
-from arms.data.tokens import load_tokenizer, read_tokens
+from arms.data.encoding import read_tokens
+from arms.data.tokens import load_tokenizer
 from arms.model.models import load_base
 
 TOLERANCE = 2e-5

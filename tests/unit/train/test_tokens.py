@@ -11,12 +11,20 @@ import pytest
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
+from arms.data.encoding import COMPLETIONS, Encoder
 from arms.data.templates import check_answer
-from arms.data.tokens import COMPLETIONS, control_tokens, encode_rows, load_tokenizer
+from arms.data.tokens import control_tokens, load_tokenizer
 from arms.job.files import UserError, sha256_bytes
 from arms.model.base_card import check_tokenizer
 from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
 from arms.scoring.logps import completion_batch, pair_batch
+
+
+def encode_rows(rows: list[dict], kind: str, tokenizer, settings: dict, source: str) -> tuple[list[dict], dict]:
+    """The token rows, and what was found."""
+    encoder = Encoder(kind, tokenizer, settings, source)
+    return list(encoder.rows(rows)), encoder.audit()
+
 
 LLAMA3 = (
     "{{ bos_token }}{% for message in messages %}"
@@ -429,5 +437,5 @@ def test_a_prompt_that_leaves_room_for_two_tokens_is_kept(tokenizers):
 @pytest.mark.parametrize("kind", list(COMPLETIONS))
 def test_error_names_the_lines_and_sides(tokenizers, kind):
     rows = [{**row, "prompt": "river " * 300} if row["_row"] in (3, 7) else row for row in overlong_rows()[:9]]
-    with pytest.raises(UserError, match=r"f: 2 rows are longer than .* 256 .*lines 3, 7; {'prompt': 2}.*truncate"):
+    with pytest.raises(UserError, match=r"2 rows are longer than .* 256 .*f, line 3; f, line 7; {'prompt': 2}.*trunc"):
         encode_rows(rows, kind, tokenizers["smollm2"], settings(max_length=256), "f")

@@ -37,7 +37,8 @@ from test_equivalence import (
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 from trl import DataCollatorForCompletionOnlyLM, DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from arms.data.tokens import load_tokenizer, read_tokens
+from arms.data.encoding import read_tokens
+from arms.data.tokens import load_tokenizer
 from arms.job.files import UserError
 from arms.model.models import load_base
 from arms.scoring.logps import completion_batch

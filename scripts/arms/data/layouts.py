@@ -1,0 +1,240 @@
+"""Rows as people have them, turned into ours: texts, chat messages, HH-RLHF, ShareGPT, Alpaca, question and answer.
+
+A row's layout is told by its columns, or named. A prompt may be a conversation: it is then kept turn by turn, and its
+answer is the last assistant turn, the only one that is trained.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from arms.data.rows import TEXTS, BadRow, complete
+from arms.job.files import UserError
+from arms.job.formats import read_rows
+
+ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
+HH_TURN = re.compile(r"\n\n(Human|Assistant):[ \n]?")
+Convert = Callable[[dict], dict]
+
+
+def turns_of(value: object, name: str) -> list[dict[str, str]]:
+    """Chat messages, OpenAI's or ShareGPT's, as turns: {"role": ..., "content": ...}. name: of their column."""
+    if not isinstance(value, list) or not value:
+        raise BadRow(f"column {name!r} is an empty conversation", "remove the row")
+    turns = []
+    for message in value:
+        if not isinstance(message, dict):
+            raise BadRow(f"column {name!r} has a message that is no object", "give each a role and a content")
+        role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
+        role = ROLES.get(str(role), role)
+        if role not in ("system", "user", "assistant"):
+            raise BadRow(f"column {name!r} has the role {role!r}", "only system, user and assistant can be trained on")
+        if isinstance(content, list) and all(isinstance(part, dict) and part.get("text") for part in content):
+            content = "".join(part["text"] for part in content)  # parts of text; a picture has none
+        if not isinstance(content, str) or not content.strip():
+            raise BadRow(f"column {name!r} has a message without text", "fill it in or remove the row")
+        turns.append({"role": role, "content": content})
+    return turns
+
+
+def prompt_columns(turns: list[dict[str, str]]) -> dict:
+    """What stands before an answer: `prompt`, the text that leakage is looked for in, and the turns themselves.
+
+    turns: system, or not, then user and assistant in turn, a user's last. One user's turn alone is a plain prompt.
+    """
+    spoken = turns[1:] if turns and turns[0]["role"] == "system" else turns
+    roles = [turn["role"] for turn in spoken]
+    if not roles:
+        raise BadRow("there is no user turn before the answer", "remove the row")
+    if roles[0] == "assistant":
+        raise BadRow("an assistant turn starts the conversation", "let a user's turn come first, or remove the row")
+    wanted = ["user", "assistant"] * (len(roles) // 2) + ["user"]
+    if roles != wanted:
+        raise BadRow("user and assistant do not take turns", "merge turns of one role, or remove the row")
+    prompt = "\n\n".join(turn["content"] for turn in spoken)
+    return {"prompt": prompt, "turns": turns if len(turns) > 1 else None}
+
+
+def split_answer(turns: list[dict[str, str]], name: str) -> tuple[list[dict[str, str]], str]:
+    """The turns before the last one, and that one's text, which must be the assistant's."""
+    if turns[-1]["role"] != "assistant":
+        raise BadRow(f"column {name!r} ends with a {turns[-1]['role']} turn, so there is no answer", "remove the row")
+    return turns[:-1], turns[-1]["content"]
+
+
+def from_messages(row: dict) -> dict:
+    """SFT rows with one column `messages` or `conversations`; a column `system` comes first."""
+    name = "messages" if row.get("messages") is not None else "conversations"
+    turns = turns_of(row.get(name), name)
+    if row.get("system") and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": row["system"]}, *turns]
+    before, answer = split_answer(turns, name)
+    return {**row, **prompt_columns(before), "completion": answer}
+
+
+def from_prompt_messages(row: dict) -> dict:
+    """Held-out prompts whose `prompt` is a conversation."""
+    return {**row, **prompt_columns(turns_of(row["prompt"], "prompt"))}
+
+
+def from_chat_pairs(row: dict) -> dict:
+    """Pairs whose `chosen` and `rejected` are conversations, with the prompt inside, or before them in `prompt`."""
+    sides = {name: turns_of(row[name], name) for name in ("chosen", "rejected")}
+    before = {}
+    for name, turns in sides.items():
+        before[name], row = split_answer(turns, name)[0], {**row, name: split_answer(turns, name)[1]}
+    if before["chosen"] != before["rejected"]:
+        raise BadRow("'chosen' and 'rejected' differ before their last turn", "give both the same conversation")
+    turns = before["chosen"]
+    prompt = row.get("prompt")
+    if isinstance(prompt, list):
+        earlier = turns_of(prompt, "prompt")
+        turns = turns if turns[: len(earlier)] == earlier else earlier + turns
+    elif isinstance(prompt, str) and not turns:
+        turns = [{"role": "user", "content": prompt}]
+    elif isinstance(prompt, str) and prompt.strip() not in (turn["content"].strip() for turn in turns):
+        raise BadRow("'prompt' is not in the conversation of 'chosen'", "correct the row")
+    if row.get("system") and turns and turns[0]["role"] != "system":
+        turns = [{"role": "system", "content": row["system"]}, *turns]
+    return {**row, **prompt_columns(turns)}
+
+
+def from_hh(row: dict) -> dict:
+    """HH-RLHF: `chosen` and `rejected` are whole dialogues in one text, "\\n\\nHuman: ...\\n\\nAssistant: ..."."""
+    made = dict(row)
+    for name in ("chosen", "rejected"):
+        start, *parts = HH_TURN.split(row[name] if row[name].startswith("\n\n") else f"\n\n{row[name]}")
+        roles = ["user" if who == "Human" else "assistant" for who in parts[::2]]
+        texts = [text.strip() for text in parts[1::2]]
+        if start.strip() or not roles:
+            raise BadRow(f"column {name!r} does not begin with 'Human:'", "correct the row")
+        made[name] = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+    return from_chat_pairs(made)
+
+
+def from_alpaca(row: dict) -> dict:
+    """Instruction, input (may be empty) and output."""
+    extra = row.get("input")
+    prompt = f"{row['instruction']}\n\n{extra}" if extra and str(extra).strip() else row["instruction"]
+    return {**row, "prompt": prompt, "completion": row["output"]}
+
+
+def from_question(row: dict) -> dict:
+    """Pairs with a `question`, and a `system` turn that may be empty (Orca's)."""
+    return with_system({**row, "prompt": row["question"]})
+
+
+def with_system(row: dict) -> dict:
+    """Texts; a column `system` that is not empty becomes the system turn."""
+    if not row.get("system") or row.get("turns") or not isinstance(row.get("prompt"), str):
+        return row
+    turns = [{"role": "system", "content": row["system"]}, {"role": "user", "content": row["prompt"]}]
+    return {**row, **prompt_columns(turns)}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Rows of one layout: the columns that tell it (name -> type of its value), and how a row becomes one of ours."""
+
+    columns: dict[str, type]
+    convert: Convert
+
+    def fits(self, row: dict) -> bool:
+        """Whether a row has the columns."""
+        return all(isinstance(row.get(name), kind) for name, kind in self.columns.items())
+
+
+LAYOUTS: dict[str, dict[str, Layout]] = {
+    "sft": {
+        "text": Layout({"prompt": str, "completion": str}, with_system),
+        "messages": Layout({"messages": list}, from_messages),
+        "sharegpt": Layout({"conversations": list}, from_messages),
+        "alpaca": Layout({"instruction": str, "output": str}, from_alpaca),
+    },
+    "pairs": {
+        "text": Layout({"prompt": str, "chosen": str, "rejected": str}, with_system),
+        "messages": Layout({"chosen": list, "rejected": list}, from_chat_pairs),
+        "hh": Layout({"chosen": str, "rejected": str}, from_hh),
+        "question": Layout({"question": str, "chosen": str, "rejected": str}, from_question),
+    },
+    "prompts": {
+        "text": Layout({"prompt": str}, with_system),
+        "messages": Layout({"prompt": list}, from_prompt_messages),
+    },
+}
+
+
+def recognise(row: dict, kind: str, source: str) -> str:
+    """The name of a row's layout, by its columns; UserError if none fits, or several do.
+
+    A row with some of our own columns is taken for one of ours: what it lacks is then said of the row.
+    """
+    found = [name for name, layout in LAYOUTS[kind].items() if layout.fits(row)]
+    if "hh" in found and (len(found) > 1 or "Human:" not in row["chosen"]):
+        found.remove("hh")  # its columns are in every other layout of texts
+    if len(found) == 1:
+        return found[0]
+    columns = ", ".join(repr(name) for name in row if not name.startswith("_"))
+    if found:
+        raise UserError(
+            f"{source}: its columns ({columns}) fit several layouts, {' and '.join(found)}; name one in the config: "
+            f"{{path: ..., layout: {found[0]}}}"
+        )
+    if kind == "pairs" and {"completion", "label"} <= row.keys():
+        raise UserError(f"{source}: unpaired rows (completion, label), as KTO takes them, but DPO compares pairs")
+    if not row.keys().isdisjoint(TEXTS[kind]):
+        return "text"
+    wanted = "; ".join(f"{name}: {', '.join(layout.columns)}" for name, layout in LAYOUTS[kind].items())
+    raise UserError(
+        f"{source}: its columns ({columns}) are of no known layout ({wanted}); say in the config which is which: "
+        f"{{path: ..., columns: {{{TEXTS[kind][-1]}: {columns.split(', ')[-1]}, ...}}}}"
+    )
+
+
+class Source:
+    """A data set as its owner has it; `layout` is known from its first row on.
+
+    spec: its file or folder, or a dict with path, and, where it is not to be told by its columns, layout (a name in
+    LAYOUTS) or columns (our name -> theirs). UserError for a layout that rows of this kind do not have.
+    """
+
+    def __init__(self, spec: str | Path | dict, kind: str) -> None:
+        self.spec: dict = spec if isinstance(spec, dict) else {"path": spec}
+        self.kind, self.layout = kind, self.spec.get("layout")
+        self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
+        self.words = str(self.spec["path"])
+        if self.layout is not None and self.layout not in LAYOUTS[kind]:
+            raise UserError(f"{self.words}: no layout {self.layout!r} of such rows; choose {', '.join(LAYOUTS[kind])}")
+
+    def rows(self) -> Iterator[dict]:
+        """The rows as they are, but for columns that the config renames."""
+        for row in read_rows(self.spec["path"]):
+            yield {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
+
+    def complete(self, row: dict) -> dict:
+        """A row in our layout; BadRow if it is bad, UserError if it is the first and of no known layout."""
+        if self.layout is None:
+            self.layout = recognise(row, self.kind, self.words)
+        layout = LAYOUTS[self.kind][self.layout]
+        if layout.fits(row):
+            row = layout.convert(row)
+        elif self.layout != "text":
+            lacking = next(name for name, type_ in layout.columns.items() if not isinstance(row.get(name), type_))
+            raise BadRow(f"column {lacking!r} is missing or not as in the rows before", "correct the row or remove it")
+        return complete(row, self.kind)
+
+
+def read_checked(spec: str | Path | dict, kind: str, check: Callable[[dict], None] | None = None) -> Iterator[dict]:
+    """The rows of a data set in our layout, such as those of a checked table; UserError for the first that is bad."""
+    source = Source(spec, kind)
+    for row in source.rows():
+        try:
+            made = source.complete(row)
+            if check:
+                check(made)
+        except BadRow as bad:
+            raise UserError(f"{row['_place']}: {bad}") from None
+        yield made

@@ -1,0 +1,211 @@
+"""Layouts that people's data have: each gives the rows of our own layout, in every format that can hold it."""
+
+import gzip
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from arms.data.layouts import Source, read_checked
+from arms.job.files import UserError
+
+ROWS = [
+    {"prompt": f"Name the {n}th river.\nBriefly.", "chosen": f"It is called {n}.", "rejected": f"No idea, {n}!"}
+    for n in range(20)
+]
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+PAIRS = {
+    "text": lambda p, c, r: {"prompt": p, "chosen": c, "rejected": r},
+    "question": lambda p, c, r: {"system": "", "question": p, "chosen": c, "rejected": r},
+    "hh": lambda p, c, r: {
+        side: f"\n\nHuman: {p}\n\nAssistant: {text}" for side, text in (("chosen", c), ("rejected", r))
+    },
+    "messages": lambda p, c, r: {
+        side: [user(p), assistant(text)] for side, text in (("chosen", c), ("rejected", r))
+    },
+    "messages, prompt before": lambda p, c, r: {
+        "prompt": [user(p)], "chosen": [assistant(c)], "rejected": [assistant(r)],
+    },
+    "messages, prompt as text": lambda p, c, r: {"prompt": p, "chosen": [assistant(c)], "rejected": [assistant(r)]},
+    "ultrafeedback": lambda p, c, r: {
+        "prompt": p, "prompt_id": "x", "messages": [user(p), assistant(c)], "score_chosen": 8.0, "score_rejected": 3.5,
+        "chosen": [user(p), assistant(c)], "rejected": [user(p), assistant(r)],
+    },
+    "argilla": lambda p, c, r: {
+        "source": "evol", "prompt": p, "chosen-rating": 5.0, "chosen-model": "a", "rejected-rating": 1.0,
+        "chosen": [user(p), assistant(c)], "rejected": [user(p), assistant(r)],
+    },
+    "sharegpt": lambda p, c, r: {
+        side: [{"from": "human", "value": p}, {"from": "gpt", "value": text}]
+        for side, text in (("chosen", c), ("rejected", r))
+    },
+    "parts": lambda p, c, r: {
+        side: [user([{"type": "text", "text": p}]), assistant([{"type": "text", "text": text}])]
+        for side, text in (("chosen", c), ("rejected", r))
+    },
+}  # fmt: skip
+SFT = {
+    "text": lambda p, c: {"prompt": p, "completion": c},
+    "messages": lambda p, c: {"messages": [user(p), assistant(c)], "tools": None},
+    "ultrachat": lambda p, c: {"prompt": p, "prompt_id": "x", "messages": [user(p), assistant(c)]},
+    "sharegpt": lambda p, c: {"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": c}]},
+    "alpaca": lambda p, c: {"instruction": p, "input": "", "output": c},
+}
+
+
+def as_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def as_gz(path, rows):
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+
+
+def as_array(path, rows):
+    path.write_text(json.dumps(rows))
+
+
+def as_parquet(path, rows):
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+def as_shards(path, rows):
+    path.mkdir()
+    for number, part in enumerate((rows[:7], rows[7:])):
+        pq.write_table(pa.Table.from_pylist(part), path / f"{number}.parquet")
+
+
+FORMATS = {"a.jsonl": as_jsonl, "a.jsonl.gz": as_gz, "a.json": as_array, "a.parquet": as_parquet, "shards": as_shards}
+
+
+def content(path, kind):
+    return [{name: v for name, v in row.items() if name[0] != "_"} for row in read_checked(path, kind)]
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("layout", PAIRS)
+def test_pairs_of_every_layout_and_format_are_the_same(tmp_path, layout, format_):
+    as_jsonl(tmp_path / "ours.jsonl", ROWS)
+    FORMATS[format_](tmp_path / format_, [PAIRS[layout](*row.values()) for row in ROWS])
+    found = content(tmp_path / format_, "pairs")
+    assert found == content(tmp_path / "ours.jsonl", "pairs")
+    assert [row["prompt"] for row in found] == [row["prompt"] for row in ROWS]
+    assert all(row["turns"] is None for row in found)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+@pytest.mark.parametrize("layout", SFT)
+def test_sft_rows_of_every_layout_and_format_are_the_same(tmp_path, layout, format_):
+    rows = [(row["prompt"], row["chosen"]) for row in ROWS]
+    as_jsonl(tmp_path / "ours.jsonl", [SFT["text"](*row) for row in rows])
+    FORMATS[format_](tmp_path / format_, [SFT[layout](*row) for row in rows])
+    assert content(tmp_path / format_, "sft") == content(tmp_path / "ours.jsonl", "sft")
+
+
+def one(tmp_path, row, kind, **spec):
+    as_jsonl(tmp_path / "one.jsonl", row if isinstance(row, list) else [row])
+    return next(read_checked({"path": str(tmp_path / "one.jsonl"), **spec}, kind))
+
+
+TALK = [user("Hi"), assistant("Hello"), user("Bye?")]
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "turns"),
+    [
+        ("pairs", {"prompt": TALK, "chosen": [assistant("Bye")], "rejected": [assistant("No")]}, TALK),
+        ("pairs", {"prompt": "Bye?", "chosen": [*TALK, assistant("Bye")], "rejected": [*TALK, assistant("No")]}, TALK),
+        (
+            "pairs",
+            {
+                side: f"\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye?\n\nAssistant: {text}"
+                for side, text in (("chosen", "Bye"), ("rejected", "No"))
+            },
+            TALK,
+        ),
+        ("pairs", {"system": "Be brief.", "question": "Hi", "chosen": "A", "rejected": "B"}, [SYSTEM, user("Hi")]),
+        ("pairs", {"system": "", "prompt": "Hi", "chosen": "A", "rejected": "B"}, None),
+        ("sft", {"system": "Be brief.", "conversations": [user("Hi"), assistant("A")]}, [SYSTEM, user("Hi")]),
+        ("sft", {"messages": [SYSTEM, *TALK, assistant("Bye")]}, [SYSTEM, *TALK]),
+        ("prompts", {"prompt": [SYSTEM, *TALK]}, [SYSTEM, *TALK]),
+    ],
+)
+def test_conversations_are_kept_turn_by_turn(tmp_path, kind, row, turns):
+    found = one(tmp_path, row, kind)
+    assert found["turns"] == turns
+    spoken = [turn["content"] for turn in turns or [user("Hi")] if turn["role"] != "system"]
+    assert found["prompt"] == "\n\n".join(spoken)
+
+
+def test_an_alpaca_input_follows_its_instruction(tmp_path):
+    row = {"instruction": "Translate.", "input": "Fluss", "output": "river"}
+    assert one(tmp_path, row, "sft")["prompt"] == "Translate.\n\nFluss"
+
+
+def test_columns_may_be_named(tmp_path):
+    row = {"uid": 3, "q": "Why?", "good": "So.", "bad": "No.", "kind": "k"}
+    columns = {"id": "uid", "prompt": "q", "chosen": "good", "rejected": "bad", "category": "kind"}
+    found = one(tmp_path, row, "pairs", columns=columns)
+    assert [found[name] for name in columns] == ["3", "Why?", "So.", "No.", "k"]
+
+
+def test_a_layout_may_be_named(tmp_path):
+    row = {"prompt": "a", "completion": "b", "instruction": "c", "output": "d"}
+    with pytest.raises(UserError, match="fit several layouts, text and alpaca; name one in the config"):
+        one(tmp_path, row, "sft")
+    assert one(tmp_path, row, "sft", layout="alpaca")["prompt"] == "c"
+    with pytest.raises(UserError, match="no layout 'hh' of such rows; choose text, messages, sharegpt, alpaca"):
+        Source({"path": "x", "layout": "hh"}, "sft")
+
+
+BAD = {
+    "unknown columns": ("pairs", {"a": "b", "c": "d"}, r"its columns \('a', 'c'\) are of no known layout .*columns: {"),
+    "unpaired": (
+        "pairs",
+        {"prompt": "a", "completion": "b", "label": True},
+        "as KTO takes them, but DPO compares pairs",
+    ),
+    "empty": ("sft", {"messages": []}, "line 1: column 'messages' is an empty conversation"),
+    "no answer": ("sft", {"messages": [user("a")]}, "ends with a user turn, so there is no answer"),
+    "answer first": ("sft", {"messages": [assistant("a"), user("b"), assistant("c")]}, "an assistant turn starts"),
+    "only an answer": ("sft", {"messages": [assistant("a")]}, "there is no user turn before the answer"),
+    "two users": ("sft", {"messages": [user("a"), user("b"), assistant("c")]}, "user and assistant do not take turns"),
+    "late system": ("sft", {"messages": [user("a"), SYSTEM, assistant("c")]}, "user and assistant do not take turns"),
+    "a tool": ("sft", {"messages": [user("a"), {"role": "tool", "content": "b"}]}, "has the role 'tool'"),
+    "no text": ("sft", {"messages": [user("a"), assistant(None)]}, "has a message without text"),
+    "a picture": ("sft", {"messages": [user([{"type": "image"}]), assistant("b")]}, "has a message without text"),
+    "not the same talk": (
+        "pairs",
+        {"chosen": [user("a"), assistant("b")], "rejected": [user("c"), assistant("d")]},
+        "differ before their last turn",
+    ),
+    "another prompt": (
+        "pairs",
+        {"prompt": "x", "chosen": [user("a"), assistant("b")], "rejected": [user("a"), assistant("d")]},
+        "'prompt' is not in the conversation of 'chosen'",
+    ),
+    "a later row of another layout": (
+        "sft",
+        [{"messages": [user("a"), assistant("b")]}, {"prompt": "a", "completion": "b"}],
+        "line 2: column 'messages' is missing or not as in the rows before",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_no_layout_is_one_message(tmp_path, case):
+    kind, rows, message = BAD[case]
+    as_jsonl(tmp_path / "one.jsonl", rows if isinstance(rows, list) else [rows])
+    with pytest.raises(UserError, match=message):
+        list(read_checked(tmp_path / "one.jsonl", kind))
