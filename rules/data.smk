@@ -27,8 +27,8 @@ rule check_data:
         RUN
 
 
-rule list_heldout:
-    """List the held-out pairs and prompts for the statistics."""
+use rule check_data as list_heldout with:
+    # List the held-out pairs and prompts for the statistics.
     input:
         heldout=expand("<results>/data/{data}.parquet", data=HELDOUT),
     output:
@@ -39,12 +39,8 @@ rule list_heldout:
         "<logs>/list_heldout.log",
     benchmark:
         "<benchmarks>/list_heldout.tsv"
-    conda:
-        "../envs/grade.yaml"
     params:
         **program("list_heldout", "grade", {}),
-    shell:
-        RUN
 
 
 rule tokenize_data:
