@@ -9,7 +9,7 @@ it with the others before anything is made from it. The checks run where the gra
 rule check_data:
     """Check one data file as text beside the others, describe it, and write its rows in the layout that all jobs read."""
     input:
-        data=lambda wildcards: config["data"][wildcards.data],
+        data=lambda wildcards: study.data_files(wildcards.data),
         beside=ancient(lambda wildcards: study.beside(wildcards.data)),
     output:
         rows="<results>/data/{data}.parquet",
@@ -22,7 +22,7 @@ rule check_data:
     conda:
         "../envs/grade.yaml"
     params:
-        **program("check_data", "grade", {}, sources=study.sources, least=study.least_rows),
+        **program("check_data", "grade", settings.source, sources=study.sources, least=study.least_rows),
     shell:
         RUN
 
@@ -48,7 +48,7 @@ rule tokenize_data:
     input:
         model="<results>/model/model.json",
         data=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset]}.parquet",
-        beside=ancient(lambda wildcards: [file for file, _ in study.looked_ahead(wildcards.dataset).values()]),
+        beside=ancient(lambda wildcards: study.data_files(*study.looked_ahead(wildcards.dataset))),
         rung=lambda wildcards: ladder.token_rungs(wildcards.dataset),
     output:
         tokens="<results>/tokens/{dataset}.parquet",

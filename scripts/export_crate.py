@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 from arms.job.files import UserError, atomic_path, canonical_json, exit_with_message, sha256_bytes, sha256_file
-from arms.job.manifest import Job, flat, portable, read_manifest
+from arms.job.manifest import Job, flat, read_manifest
 from arms.job.program import JobParser
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -178,7 +178,8 @@ class StudyCrate:
         """The run of the whole workflow, and how the engine organised the jobs: one step a rule, one control a job."""
         report = next(manifest for manifest in manifests.values() if manifest["rule"] == "report")
         results = [self.files[entry["path"]] for entry in report["outputs"].values()]
-        data = [self.files[portable(path)] for path in self.config["data"].values() if isinstance(path, str)]
+        checks = [manifest for manifest in manifests.values() if manifest["rule"] == "check_data"]
+        data = [self.files[entry["path"]] for manifest in checks for entry in manifest["inputs"].values()]
         run = self.entity(
             "#run",
             "CreateAction",

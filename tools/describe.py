@@ -11,9 +11,9 @@ CONFIG = Path(__file__).resolve().parent.parent / "config"
 START, END = "<!-- keys: generated from schema.yaml by `make docs` -->", "<!-- end of keys -->"
 
 
-def rows(schema: dict, definitions: dict, prefix: str = "") -> list[str]:
-    """One line of a Markdown table for each key, depth first."""
-    lines = []
+def rows(schema: dict, definitions: dict, prefix: str = "", told: set[str] | None = None) -> list[str]:
+    """One line of a Markdown table for each key, depth first; keys that several share are told once."""
+    lines, told = [], set() if told is None else told
     for name, entry in schema.get("properties", {}).items():
         target = definitions[entry["$ref"].rsplit("/", 1)[1]] if "$ref" in entry else entry
         kind = " or ".join(map(str, entry["enum"])) if "enum" in entry else target.get("type", "")
@@ -22,7 +22,9 @@ def rows(schema: dict, definitions: dict, prefix: str = "") -> list[str]:
         default = "required" if name in schema.get("required", []) else default
         text = " ".join(entry["description"].split()).replace("|", "\\|")
         lines.append(f"| `{prefix}{name}` | {kind} | {default} | {text} |")
-        lines += rows(target, definitions, f"{prefix}{name}.")
+        if entry.get("$ref") not in told:
+            lines += rows(target, definitions, f"{prefix}{name}.", told)
+        told |= {entry["$ref"]} if "$ref" in entry else set()
     return lines
 
 

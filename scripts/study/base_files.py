@@ -1,8 +1,9 @@
-"""The files that a base model is made of: in a model's folder all others may change as they like."""
+"""The files that a user brings: of data sets, and of a base model, in whose folder others may change as they like."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 CONFIG_FILES = ["config.json", "generation_config.json"]
@@ -32,6 +33,14 @@ def weight_files(folder: Path) -> list[str]:
         return []
 
 
+def data_files(source: str | dict) -> list[str]:
+    """The files of a data set as the configuration names it: of a folder all that lie in it, of the hub none."""
+    path = source if isinstance(source, str) else source.get("path")
+    if path and os.path.isdir(path):
+        return sorted(entry.path for entry in os.scandir(path) if entry.is_file())
+    return [path] if path else []
+
+
 def base_files(config: dict) -> list[str]:
     """Paths of the files that a base model is made of, as far as they are there; [] for those from elsewhere.
 
@@ -39,7 +48,7 @@ def base_files(config: dict) -> list[str]:
     """
     model = config["model"]
     if model["source"] == "random":
-        return [config["data"]["sft"]]
+        return data_files(config["data"]["sft"])[:1]
     if model["source"] != "path":
         return []
     folder = Path(str(model.get("path"))).expanduser()

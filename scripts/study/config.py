@@ -18,6 +18,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from study.base_files import data_files
 from study.runs import Run
 from study.vocabulary import DATA, DATASETS, DPO_ARMS, HELDOUT, TRAINED
 
@@ -74,12 +75,16 @@ class Study:
         """arm.json of a run's adapter; the base has none."""
         return [] if run == "base" else [f"<results>/{run}/adapter/arm.json"]
 
+    def data_files(self, *names: str) -> list[str]:
+        """The files of data sets."""
+        return [path for name in names for path in data_files(self.config["data"][name])]
+
     def beside(self, data: str) -> list[str]:
         """The data files that a check looks at beside its own."""
-        return [self.config["data"][name] for name in DATA if name != data]
+        return self.data_files(*(name for name in DATA if name != data))
 
-    def looked_ahead(self, dataset: str) -> dict[str, tuple[str, int | None]]:
-        """What tokenising a training set also tries to tokenise: each held-out file, and how many rows of it."""
+    def looked_ahead(self, dataset: str) -> dict[str, tuple[str | dict, int | None]]:
+        """What tokenising a training set also tries to tokenise: each held-out set, and how many rows of it."""
         rows = self.config["data"]["rows"]
         names = HELDOUT if dataset in TRAINED.values() else ()
         return {name: (self.config["data"][name], rows.get(name)) for name in names}
@@ -190,7 +195,7 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
     if filled["model"].get("path"):
         filled["model"]["path"] = _one_spelling(filled["model"]["path"])
-    filled["data"] |= {name: _data_file(name, filled["data"][name], home) for name in DATA}
+    filled["data"] |= {name: _data_set(name, filled["data"][name], home) for name in DATA}
     for stage in ("sft", "dpo"):
         _check_batches(filled, stage)
     _check_loss(filled["dpo"])
@@ -258,12 +263,24 @@ def _one_spelling(path: str) -> str:
     return os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
 
 
-def _data_file(name: str, path: str, home: str | Path) -> str:
-    """A data file's path as it is, or in the repository where only that has it; ConfigError if there is none."""
-    for found in (path, os.path.join(home, path)):
-        if os.path.isfile(found):
+def _data_set(name: str, source: str | dict, home: str | Path) -> str | dict:
+    """A data set, its path as it is, or in the repository where only that has it; ConfigError if there is none."""
+    if isinstance(source, dict):
+        if ("path" in source) == ("hub" in source):
+            raise ConfigError(f"data.{name}: give either path or hub")
+        missing = [key for key in ("revision", "split") if key not in source]
+        if "hub" in source and missing:
+            raise ConfigError(
+                f"data.{name}: {missing[0]} is missing; a data set on the hub is a commit's (40 hexadecimal digits, on "
+                "its page under Files, History: a branch moves) and a split of it"
+            )
+        return {**source, "path": _data_set(name, source["path"], home)} if "path" in source else source
+    for found in (source, os.path.join(home, source)):
+        if os.path.exists(found):
             return found
-    raise ConfigError(f"data.{name}: no such file: {path} (relative to {os.getcwd()})")
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
+    cure = f"; if it is on the hub, write {{hub: {source}, revision: ..., split: ...}}" if hub else ""
+    raise ConfigError(f"data.{name}: no such file: {source} (relative to {os.getcwd()}){cure}")
 
 
 def _check_batches(config: dict, stage: str) -> None:

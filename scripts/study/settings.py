@@ -30,6 +30,11 @@ class Settings:
         overlong = {} if wildcards.dataset in TRAINED.values() else {"on_overlong": "error"}
         return {**self.config["tokens"], **overlong, "rows": self._rows(wildcards.dataset)}
 
+    def source(self, wildcards) -> dict:
+        """Of the check of a data set: all that says what its rows are but the file, whose content counts by itself."""
+        source = self.config["data"][wildcards.data]
+        return {} if isinstance(source, str) else {key: value for key, value in source.items() if key != "path"}
+
     def _rows(self, dataset: str) -> int | None:
         """How many rows of a data set are used; None: all."""
         return self.config["data"]["rows"].get(DATASETS[dataset])

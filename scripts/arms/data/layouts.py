@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from arms.data.hub import hub_rows
 from arms.data.rows import TEXTS, BadRow, complete
 from arms.job.files import UserError
 from arms.job.formats import read_rows
@@ -197,21 +198,22 @@ def recognise(row: dict, kind: str, source: str) -> str:
 class Source:
     """A data set as its owner has it; `layout` is known from its first row on.
 
-    spec: its file or folder, or a dict with path, and, where it is not to be told by its columns, layout (a name in
-    LAYOUTS) or columns (our name -> theirs). UserError for a layout that rows of this kind do not have.
+    spec: its file or folder, or a dict with path, or with hub, revision, split and config (`hub_rows`); and, where its
+    columns do not tell, layout (a name in LAYOUTS) or columns (our name -> theirs). UserError for a layout that rows of
+    this kind do not have.
     """
 
     def __init__(self, spec: str | Path | dict, kind: str) -> None:
         self.spec: dict = spec if isinstance(spec, dict) else {"path": spec}
         self.kind, self.layout = kind, self.spec.get("layout")
         self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
-        self.words = str(self.spec["path"])
+        self.words = str(self.spec.get("path") or self.spec["hub"])
         if self.layout is not None and self.layout not in LAYOUTS[kind]:
             raise UserError(f"{self.words}: no layout {self.layout!r} of such rows; choose {', '.join(LAYOUTS[kind])}")
 
     def rows(self) -> Iterator[dict]:
         """The rows as they are, but for columns that the config renames."""
-        for row in read_rows(self.spec["path"]):
+        for row in read_rows(self.spec["path"]) if "path" in self.spec else hub_rows(self.spec):
             yield {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
 
     def complete(self, row: dict) -> dict:

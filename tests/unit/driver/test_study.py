@@ -95,6 +95,48 @@ def test_data_files_are_looked_for_in_the_repository_too(smoke, tmp_path, monkey
     assert load(smoke, SCHEMA, home=ROOT).config["data"]["sft"] == str(ROOT / smoke["data"]["sft"])
 
 
+REVISION = "0" * 40
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (
+            {"hub": "mine/pairs", "split": "train"},
+            "data.pairs: revision is missing; a data set on the hub is a commit's",
+        ),
+        ({"hub": "mine/pairs", "revision": REVISION}, "data.pairs: split is missing"),
+        ({"hub": "mine/pairs", "revision": "main", "split": "train"}, "data.pairs.revision: 'main' does not match"),
+        ({"hub": "mine/pairs", "path": "x"}, "data.pairs: give either path or hub"),
+        ({"layout": "hh"}, "data.pairs: give either path or hub"),
+        ({"path": "nowhere.csv"}, "data.pairs: no such file: nowhere.csv"),
+        ("mine/pairs", "no such file: mine/pairs (relative to"),
+        ("mine/pairs", "if it is on the hub, write {hub: mine/pairs, revision: ..., split: ...}"),
+        ({"path": "x", "layout": "hhh"}, "data.pairs.layout: 'hhh' is not one of"),
+        ({"path": "x", "columns": {"prompt": 3}}, "data.pairs.columns.prompt: 3 is not of type 'string'"),
+    ],
+)
+def test_a_data_set_that_cannot_be_is_refused_at_once(smoke, source, words):
+    with pytest.raises(ConfigError) as error:
+        load({**smoke, "data": {**smoke["data"], "pairs": source}}, SCHEMA)
+    assert words in str(error.value)
+
+
+def test_files_of_data_sets(smoke, tmp_path):
+    (tmp_path / "shards").mkdir()
+    for name in ("b.parquet", "a.parquet"):
+        (tmp_path / "shards" / name).touch()
+    hub = {"hub": "mine/pairs", "revision": REVISION, "split": "train"}
+    data = {"pairs": hub, "heldout_pairs": {"path": str(tmp_path / "shards"), "columns": {"prompt": "q"}}}
+    study = load({**smoke, "data": {**smoke["data"], **data}}, SCHEMA)
+    assert study.data_files("pairs") == []
+    assert [Path(path).name for path in study.data_files("heldout_pairs", "sft")] == [
+        "a.parquet",
+        "b.parquet",
+        "sft.jsonl",
+    ]
+
+
 @pytest.mark.parametrize("text", ["base", "sft-seed1", "sft_dpo-seed12", "dpo_only-beta~0.3-loss_type~ipo-seed3"])
 def test_a_run_is_its_text(text):
     assert str(Run.parse(text)) == text

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -209,3 +210,76 @@ def test_what_is_no_layout_is_one_message(tmp_path, case):
     as_jsonl(tmp_path / "one.jsonl", rows if isinstance(rows, list) else [rows])
     with pytest.raises(UserError, match=message):
         list(read_checked(tmp_path / "one.jsonl", kind))
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+UNSORTED = {"train-00000-of-00001.parquet": ROWS, "test-00000-of-00001.parquet": ROWS[:3]}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Lay a hub cache out as the hub lays it: each file of a snapshot is a link to a blob. Returns a reader of it."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    folder = tmp_path / "datasets--mine--preferences"
+
+    def lay(files: dict, card: str = "---\nlicense: mit\n---\n") -> None:
+        for number, (name, rows) in enumerate({**files, "README.md": card}.items()):
+            path, blob = folder / "snapshots" / REVISION / name, folder / "blobs" / f"{number}"
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            as_parquet(blob, rows) if isinstance(rows, list) else blob.write_text(rows)
+            path.symlink_to(os.path.relpath(blob, path.parent))
+
+    def read(**spec) -> list[dict]:
+        return list(read_checked({"hub": "mine/preferences", "revision": REVISION, "split": "test", **spec}, "pairs"))
+
+    read.lay = lay
+    return read
+
+
+CARD = """---
+configs:
+- config_name: short
+  data_files: [{split: test, path: few/*.parquet}, {split: train, path: [many/a.parquet, many/b.parquet]}]
+- config_name: long
+  data_files: many/*.parquet
+---
+# Preferences
+"""
+SORTED = {"few/x.parquet": ROWS[:3], "many/a.parquet": ROWS[:9], "many/b.parquet": ROWS[9:], "many/.c.parquet": ROWS}
+
+
+@pytest.mark.parametrize(
+    ("files", "card", "asked", "rows"),
+    [
+        ({f"data/{name}": rows for name, rows in UNSORTED.items()}, "# none", {}, ROWS[:3]),
+        ({f"data/{name}": rows for name, rows in UNSORTED.items()}, "# none", {"split": "train"}, ROWS),
+        ({"train.parquet": ROWS, "my_eval.parquet": ROWS[:3], "contest.parquet": ROWS[3:]}, "", {}, ROWS[:3]),
+        ({"a.parquet": ROWS[:9], "b.parquet": ROWS[9:]}, "", {"split": "train"}, ROWS),
+        (SORTED, CARD, {"config": "short"}, ROWS[:3]),
+        (SORTED, CARD, {"config": "short", "split": "train"}, ROWS),
+        (SORTED, CARD, {"config": "long", "split": "train"}, ROWS),
+    ],
+)
+def test_a_data_set_of_the_hub(hub, files, card, asked, rows):
+    hub.lay(files, card)
+    assert [row["prompt"] for row in hub(**asked)] == [row["prompt"] for row in rows]
+
+
+def test_rows_of_the_hub_say_where_they_stand(hub):
+    hub.lay(UNSORTED)
+    place = "mine/preferences at 0123456789ab, test-00000-of-00001.parquet, row 3"
+    assert hub()[-1]["_place"] == place
+
+
+def test_what_the_hub_does_not_have(hub):
+    hub.lay(SORTED, CARD)
+    for asked, words in [
+        ({"hub": "mine/other"}, f"not in this machine's cache.*download --repo-type dataset mine/other .* {REVISION}"),
+        ({}, "has several configurations; add config: one of short, long"),
+        ({"config": "french"}, "has no configuration 'french'; it has short, long"),
+        ({"config": "short", "split": "tset"}, "has no split 'tset'; it has test, train"),
+    ]:
+        with pytest.raises(UserError, match=words):
+            hub(**asked)

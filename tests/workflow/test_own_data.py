@@ -1,0 +1,58 @@
+"""The examples of config/README.md, "Your own data", through the public command, without a network."""
+
+import json
+import re
+import subprocess
+
+import yaml
+
+# Writes the repository's own rows as the examples describe them, in a folder; run where pyarrow is.
+WRITE = """
+import csv, json, os, sys
+import pyarrow as pa, pyarrow.parquet as pq
+names = ("sft", "preferences", "heldout_preferences")
+rows = {name: list(map(json.loads, open(f"config/data/{name}.jsonl"))) for name in names}
+chats = [{"id": row["id"], "messages": [{"role": "user", "content": row["prompt"]},
+         {"role": "assistant", "content": row["completion"]}]} for row in rows["sft"]]
+os.makedirs("chats")
+for number, part in enumerate((chats[:100], chats[100:])):
+    pq.write_table(pa.Table.from_pylist(part), f"chats/{number}.parquet")
+snapshot = "hub/datasets--mine--preferences/snapshots/" + sys.argv[1]
+os.makedirs(snapshot + "/data"), os.makedirs(snapshot + "/../../blobs")
+pq.write_table(pa.Table.from_pylist(rows["preferences"]), snapshot + "/../../blobs/0")
+os.symlink("../../../blobs/0", snapshot + "/data/train-00000-of-00001.parquet")
+names = {"id": "number", "prompt": "question", "chosen": "better", "rejected": "worse"}
+with open("ratings.csv", "w", newline="") as file:
+    writer = csv.writer(file)
+    writer.writerow(names.values())
+    writer.writerows([row[name] for name in names] for row in rows["heldout_preferences"])
+"""
+READ = """
+import json, sys, pyarrow.parquet as pq
+print(json.dumps([{key: row[key] for key in sys.argv[2:]} for row in pq.read_table(sys.argv[1]).to_pylist()]))
+"""
+
+
+def python(clone, *arguments):
+    command = [str(clone.folder / ".envs/grade/bin/python"), "-c", *arguments]
+    return subprocess.run(command, cwd=clone.folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_examples_of_your_own_data(clone):
+    section = (clone.folder / "config/README.md").read_text().split("## Your own data")[1].split("\n## ")[0]
+    config = yaml.safe_load((clone.folder / "config/smoke.yaml").read_text())
+    for example in re.findall(r"```yaml\n(.*?)```", section, re.DOTALL):
+        config["data"] |= yaml.safe_load(example)["data"]
+    assert {type(config["data"][name]) for name in ("sft", "pairs", "heldout_pairs")} == {str, dict}
+    (clone.folder / "mine.yaml").write_text(yaml.safe_dump(config))
+    python(clone, WRITE, config["data"]["pairs"]["revision"])
+    offline = {"HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(clone.folder / "hub")}
+    done = clone.snakemake("--cores", "2", "--until", "check_data", config="mine.yaml", **offline)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "chats/: rows of layout 'messages'" in done.stdout
+    for name, file in (("sft", "sft"), ("pairs", "preferences"), ("heldout_pairs", "heldout_preferences")):
+        sides = ["completion"] if name == "sft" else ["chosen", "rejected"]
+        own = [json.loads(line) for line in (clone.folder / f"config/data/{file}.jsonl").read_text().splitlines()]
+        columns = ["id", "prompt", *sides]
+        found = json.loads(python(clone, READ, f"results/smoke/data/{name}.parquet", *columns))
+        assert found == [{key: row[key] for key in columns} for row in own]
