@@ -20,9 +20,9 @@ from arms.job.formats import read_rows
 from arms.job.manifest import Job, read_manifest
 from arms.job.program import JobParser
 from display.examples import choose_examples
-from display.frames import read_frame, units
+from display.frames import of_kind, read_frame, units
 from display.provenance import data_audit, model_words, provenance, without_paths
-from display.tables import arm_rows, category_cells, contrast_rows, variant
+from display.tables import arm_rows, category_cells, contrast_rows, variant, variation_rows
 from display.words import contrast_name, metric_name, number, p_value, spelt_out
 from study.vocabulary import ARMS, METRICS
 
@@ -100,6 +100,8 @@ def statistics(tables: dict, decision: dict, variants: list[str]) -> dict[str, o
         "heterogeneity": tables["heterogeneity"].to_dict("records"),
         "arm_means": arm_rows(tables["arm_means"], metrics),
         "projection": tables["projection"].query("metric == @primary and contrast == 'C1'").to_dict("records"),
+        "variation": variation_rows(tables["variation"], metrics),
+        "seed_spread": of_kind(tables["seed_spread"], "overall").to_dict("records"),
         "missing": tables["missing"].eval("n_missing = n_outputs * rate_missing").to_dict("records"),
     }
 

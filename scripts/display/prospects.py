@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from display.style import GREY, INK, new_figure, save, shades, use_style
-from paired.prospects import ENOUGH, Assumptions, Prospect
+from paired.forecast import ENOUGH
+from paired.prospects import Assumptions, Prospect
 
 
 def save_prospects(rows: Sequence[Prospect], of: Assumptions, folder: Path) -> list[str]:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from display.frames import contrast_order, of_kind, read_frame
 from display.words import contrast_words, interval, number, p_value, recipe_words, spelt_out, verdict_words
-from study.vocabulary import ARMS
+from study.vocabulary import ARMS, PRIMARY_CONTRASTS
+
+SOURCES = ("prompts", "seeds", "prompts x seeds", "samples")  # of uncertainty, as the table variation names them
 
 Metrics = dict[str, tuple[float, str]]
 
@@ -77,3 +79,33 @@ def arm_cell(rows, factor: float) -> dict[str, str]:
         "ci": interval(pooled["ci_lo"], pooled["ci_hi"], factor, signed=False),
         "seeds": ", ".join(number(mean, factor, signed=False) for mean in seeds),
     }
+
+
+def variation_rows(table, metrics: Metrics) -> list[dict]:
+    """A row for each metric and primary contrast: shares of its sources, and interval now and with one more of each.
+
+    table: variation.parquet.
+    """
+    found = []
+    own = table[table["contrast"].isin(PRIMARY_CONTRASTS)]
+    for (metric, contrast), rows in own.groupby(["metric", "contrast"], sort=True):
+        factor, sources = metrics[metric][0], rows.set_index("source")
+        shares = [sources.loc[source, "share"] for source in SOURCES]
+        widths = [sources.loc[source, "half_width_one_more"] for source in SOURCES if source != "prompts x seeds"]
+        scope = sources["scope"].iloc[0]
+        found.append(
+            {
+                "metric": metric,
+                "name": contrast_words(contrast)[0],
+                "about": "the recipe" if scope == "method" else "these checkpoints",
+                "shares": ["—" if share != share else f"{share:.0%}" for share in shares],
+                "now": narrowed(sources["half_width"].iloc[0], factor),
+                "one_more": ["—" if width != width else narrowed(width, factor) for width in widths],
+            }
+        )
+    return sorted(found, key=lambda row: list(metrics).index(row["metric"]))
+
+
+def narrowed(width: float, factor: float) -> str:
+    """A half-width to one digit more than differences have: one more prompt changes little."""
+    return f"{width * factor:.{2 if factor == 100 else 4}f}"

@@ -19,8 +19,10 @@ from .decision import ScoreFacts, decide
 from .estimate import ArmMean, Group, arm_means, estimates, make_groups
 from .families import Claim, make_claims
 from .files import ContractError
+from .forecast import Model
 from .pairwise import Preference, Strength, preference, strengths
 from .pairwise_files import judged_contrasts, pairwise_scores, read_judgements
+from .pilot import moments
 from .plan import Metric, Plan
 from .pooling import seed_pools
 from .scopes import Finding, find
@@ -28,7 +30,7 @@ from .score_files import find_scores, read_scores, unplanned_metric
 from .scores import Scores
 from .tables import MissingOutputs, make_tables, missing_outputs, record_table
 from .variation import Sampling, sampling_of, seed_spreads
-from .words import in_words
+from .words import in_words, what_go_takes
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def analyse(
         say(gather(study, files[name], plan, metric, prompts, common_seeds))
     claims = make_claims(study.findings, plan, exploratory=bool(plan_changes))
     decision = decide(plan, claims, {name: study.facts[name] for name in planned}, plan_changes)
+    if decision.result == "HOLD" and study.design is not None:
+        decision = replace(decision, reasons=[*decision.reasons, *what_go_takes(plan, *study.design)])
     spreads = list(seed_spreads(study.means, plan))
     caveats = [
         *left_out(study.facts.values()),
@@ -98,6 +102,7 @@ class _Gathered:
     sampling: list[Sampling] = field(default_factory=list)
     preferences: list[Preference] = field(default_factory=list)
     strengths: list[Strength] = field(default_factory=list)
+    design: tuple[Model, Group, int] | None = None  # of the primary metric: what varies, all its prompts, its seeds
 
 
 def _scores(
@@ -111,6 +116,9 @@ def _scores(
     study.missing += missing_outputs(table)
     study.sampling.append(sampling_of(table))
     groups = _groups(table, prompts, plan)
+    decides = metric.name == plan.primary_metric and plan.question.rule is not None
+    if decides and plan.weighting == "micro" and groups[0].n_clusters > 1:
+        study.design = moments(table, plan.arms, groups[0].codes, None), groups[0], table.n_seeds
     means = [mean for group in groups for mean in arm_means(table, group, plan)]
     pools = seed_pools(means) if plan.pool_seed_variance else {}
     study.means += means

@@ -115,7 +115,10 @@ class Estimate:
 
 @dataclass(frozen=True)
 class ArmMean:
-    """One arm on one group of prompts, pooled over seeds or of one seed: a row of the table arm_means."""
+    """One arm on one group of prompts, pooled over seeds or of one seed: a row of the table arm_means.
+
+    scope: of the interval, over prompts for these checkpoints.
+    """
 
     metric: str
     group_kind: str
@@ -130,6 +133,7 @@ class ArmMean:
     n: int
     n_clusters: int
     n_seeds: int
+    scope: str = "checkpoint"
 
 
 def hypothesis_id(metric: str, contrast: str, group_kind: str, group: str) -> str:

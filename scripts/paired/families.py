@@ -20,14 +20,16 @@ FAMILIES = ("primary", "secondary", "exploratory")
 
 @dataclass(frozen=True)
 class Planning:
-    """What it takes to find `target`, a difference: the margin, or the one seen. None: nothing finds it, or no target.
+    """What it takes to find `target`, a difference: the margin, never the one seen. None: nothing does, or no margin.
 
-    prompts: at the present seeds. seeds: at the present prompts.
+    prompts: at the present seeds. seeds: at the present prompts. alpha: at which Holm and Benjamini-Hochberg reject
+    whatever the other tests of the family give, its level over their number.
     """
 
     target: float | None = None
     prompts: int | None = None
     seeds: int | None = None
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _claim(finding: Finding, plan: Plan) -> Claim:
         family=family,
         scope=scope,
         margins=margins,
-        planning=_planning(finding, scope, plan.alpha),
+        planning=Planning(metric.margin),
         flags=(*inference.flags, *_flags(finding, family, scope, plan)),
     )
 
@@ -159,14 +161,14 @@ def _flags(finding: Finding, family: str | None, scope: Scope, plan: Plan) -> li
 
 
 def _planning(finding: Finding, scope: Scope, alpha: float) -> Planning:
-    margin, inference = finding.estimate.hypothesis.metric.margin, finding.inference
-    target = (margin if margin is not None else abs(inference.estimate)) or None
+    target, inference = finding.estimate.hypothesis.metric.margin, finding.inference
     if target is None or inference.design is None:
-        return Planning(target)
+        return Planning(target, alpha=alpha)
     return Planning(
         target,
         prompts=inference.design.prompts_required(target, alpha, scope.name),
         seeds=inference.design.seeds_required(target, alpha) if inference.seeds is not None else None,
+        alpha=alpha,
     )
 
 
@@ -197,7 +199,8 @@ def _adjust(claims: list[Claim], family: str, plan: Plan) -> list[Claim]:
             adjusted = replace(adjusted, fcr=claim.scope.interval(fcr))
         depends = (bh[i] <= plan.q) != (by[i] <= plan.q)  # never of NaN
         flags = (*claim.flags, *(["depends_on_dependence"] if depends else []))
-        done.append(replace(claim, adjusted=adjusted, flags=flags))
+        planning = _planning(claim.finding, claim.scope, claim.level / max(n_tests, 1))
+        done.append(replace(claim, adjusted=adjusted, flags=flags, planning=planning))
     return done
 
 

@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from .rule import POOLING_LEVEL, SEEDS_FOR_CLAIMS, seeds_that_agree
+
+ENOUGH = 0.8  # the chance that a plan should have
+UNLIMITED = 10**7  # prompts: what is left are the seeds
+MOST_SEEDS = 50
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,13 @@ def guess(
     )
 
 
+def with_differences(model: Model, rule: Rule, gain: float, cost: float = 0.0) -> Model:
+    """The model with means that make the contrasts of the rule these, and are no larger than they must be."""
+    weights = _weights(model, rule)[: 1 if rule.cost is None else 2]
+    means, *_ = np.linalg.lstsq(weights, np.array([gain, cost][: len(weights)]), rcond=None)
+    return replace(model, mean=means)
+
+
 def chances(
     model: Model, rule: Rule, n_prompts: int, n_seeds: int, *, n_clusters: int | None = None, reps: int = 4000, seed=0
 ) -> Chances:
@@ -127,6 +138,35 @@ def chances(
     found = decisions(studies, rule)
     share = {name: float(values.mean()) for name, values in found.items()}
     return Chances(**share)
+
+
+def what_go_takes(
+    model: Model, rule: Rule, n_prompts: int, n_seeds: int, cluster_size: float
+) -> tuple[int | None, int | None]:
+    """(fewest prompts at these seeds, fewest seeds at these prompts) that end in GO with 80% chance; None: none do.
+
+    Prompts to two digits: the chances are simulated. Seeds up to 50, and only for claims about the recipe.
+    """
+
+    def enough(n: int, seeds: int) -> bool:
+        clusters = max(2, round(n / cluster_size))
+        return chances(model, rule, n, seeds, n_clusters=clusters).go >= ENOUGH
+
+    numbers = [digits * 10**power for power in range(6) for digits in range(10, 100)]
+    prompts = [n for n in numbers if n >= 2 * cluster_size]
+    seeds = range(max(n_seeds, SEEDS_FOR_CLAIMS), MOST_SEEDS + 1) if rule.method else ()
+    return _first(prompts, lambda n: enough(n, n_seeds)), _first(seeds, lambda s: enough(n_prompts, s))
+
+
+def _first(candidates: Sequence[int], enough: Callable[[int], bool]) -> int | None:
+    """The first of rising candidates that is enough; None if the last is not."""
+    if not candidates or not enough(candidates[-1]):
+        return None
+    low, high = 0, len(candidates) - 1
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(candidates[middle]) else (middle + 1, high)
+    return candidates[low]
 
 
 def simulate(

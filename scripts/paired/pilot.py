@@ -8,12 +8,20 @@ import numpy as np
 
 from .estimate import OVERALL, make_groups
 from .files import ContractError
-from .forecast import Model, guess
+from .forecast import Model, Rule, guess
 from .intervals import cluster_mean
 from .plan import Plan
 from .prompts import read_prompts
 from .score_files import find_scores, read_scores
 from .scores import Scores
+
+
+def rule_of(plan: Plan) -> Rule:
+    """How a plan decides, or where it has no rule, what its first primary contrast shows."""
+    named, metric = plan.question.rule, plan.metrics[plan.primary_metric]
+    gain = plan.contrasts[named.gain if named else plan.primary_contrasts[0]]
+    cost = plan.contrasts[named.cost] if named else None
+    return Rule(gain, cost, metric.margin, plan.alpha, plan.primary_scope == "method", plan.pool_seed_variance)
 
 
 def pilot_model(plan: Plan, scores: str, prompts: str, seed_sd: float | None) -> Model:
@@ -23,6 +31,10 @@ def pilot_model(plan: Plan, scores: str, prompts: str, seed_sd: float | None) ->
     ContractError for scores that cannot be read (`score_files.read_scores`), or one seed without a guess.
     """
     metric, frame = plan.metrics[plan.primary_metric], read_prompts(prompts)
+    if metric.kind == "pairwise":
+        raise ContractError(
+            f"{scores}: {metric.name} is judged in pairs, which tell nothing of arms; leave out --scores"
+        )
     files = find_scores([scores], replace(plan, metrics={metric.name: metric}))
     table = read_scores(files[metric.name], plan, metric, frame)
     if table.n_seeds == 1 and len(table.untrained) < len(plan.arms) and seed_sd is None:

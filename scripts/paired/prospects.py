@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from .files import ContractError, read_json, write_text
-from .forecast import Chances, Model, Rule, chances, guess
-from .pilot import pilot_model
+from .forecast import ENOUGH, UNLIMITED, Chances, Model, Rule, chances, guess, with_differences
+from .pilot import pilot_model, rule_of
 from .plan import Plan, read_plan
 from .question import Question, read_question
 from .rule import SEEDS_FOR_CLAIMS
@@ -29,8 +29,6 @@ from .tables import record_table, write_table
 from .words import amount
 
 SEEDS, PROMPTS = (3, 5, 8, 10), (50, 100, 200, 300, 500, 1000)
-ENOUGH = 0.8
-UNLIMITED = 10**7  # prompts: what is left are the seeds
 Hours = Callable[[int, int], float]
 Draw = Callable[[Sequence["Prospect"], "Assumptions", Path], Sequence[str]]
 
@@ -180,11 +178,8 @@ def assume(args: argparse.Namespace, plan: Plan) -> Assumptions:
             f"no difference to find: the plan has no margin of {metric.name}. Give it one (without, nothing ends in "
             "GO), or a --difference"
         )
-    cost = plan.contrasts[named.cost] if named else None
-    rule = Rule(
-        plan.contrasts[gain], cost, metric.margin, plan.alpha, plan.primary_scope == "method", plan.pool_seed_variance
-    )
-    points = metric.kind == "binary"
+    rule = rule_of(plan)
+    points = metric.shares
     if args.scores:
         model, source = pilot_model(plan, args.scores, args.prompts_file, args.seed_sd), "variances of the pilot"
     else:
@@ -194,7 +189,7 @@ def assume(args: argparse.Namespace, plan: Plan) -> Assumptions:
         model = guess(
             dict.fromkeys(plan.arms, 0.0), plan.question.untrained, variance=variance, seed_sd=seed_sd,
             same_prompt=args.same_prompt, same_arm=args.same_arm, correlation=correlation,
-            step=1.0 if points else None,
+            step=metric.step,
         )  # fmt: skip
     if args.cluster_correlation is not None:
         model = replace(model, correlation=args.cluster_correlation)
@@ -206,13 +201,6 @@ def assume(args: argparse.Namespace, plan: Plan) -> Assumptions:
     margin = "none" if metric.margin is None else amount(metric.margin, points, signed=False)
     words = f"Assumed: {told}; margin {margin}; seed SD of an arm {sd}; {source}; guardrails, if any, hold."
     return Assumptions(model, rule, words, args.design, args.cluster_size)
-
-
-def with_differences(model: Model, rule: Rule, gain: float, cost: float) -> Model:
-    """The model with means that make the contrasts of the rule these, and nothing larger than it must be."""
-    weights = [[w.get(arm, 0.0) for arm in model.arms] for w in (rule.gain, rule.cost) if w is not None]
-    means, *_ = np.linalg.lstsq(np.array(weights), np.array([gain, cost][: len(weights)]), rcond=None)
-    return replace(model, mean=means)
 
 
 def of_design(of: Assumptions, n_seeds: int, n_prompts: int) -> Chances:

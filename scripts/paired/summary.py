@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from .analysis import Analysis
 from .families import Claim
+from .scopes import CHECKPOINT, METHOD
 from .words import amount
 
+ABOUT = {METHOD: "the recipe", CHECKPOINT: "these checkpoints"}
 VERDICTS = ("superior", "inferior", "equivalent", "inconclusive")
 
 
@@ -18,13 +20,14 @@ def write_up(analysis: Analysis, notes: Sequence[str] = ()) -> str:
     """
     decision = analysis.decision
     secondary = [claim.verdict for claim in analysis.claims if claim.family == "secondary"]
+    scopes = {ABOUT[claim.scope.name] for claim in analysis.claims if claim.family == "secondary"}
     text = [decision["headline"]]
     if secondary:
         counts = {name: sum(verdict.startswith(name) for verdict in secondary) for name in VERDICTS}
         found = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
         text.append(
             f"Secondary comparisons (other metrics, and every category that is large enough), {len(secondary)} in all, "
-            f"after Benjamini-Hochberg: {found or 'none can be tested'}."
+            f"after Benjamini-Hochberg, claims about {' or '.join(sorted(scopes))}: {found or 'none can be tested'}."
         )
     text += notes
     text += [f"Attention: {note}." for note in decision["gate_notes"]]
@@ -39,8 +42,8 @@ def write_up(analysis: Analysis, notes: Sequence[str] = ()) -> str:
     )
     level = f"{100 * decision['confidence']:g}%"
     table = [
-        f"| metric | prompts | comparison | n | difference | {level} CI | adjusted p | verdict |",
-        "|---|---|---|---|---|---|---|---|",
+        f"| metric | prompts | comparison | n | difference | {level} CI | adjusted p | verdict | claim about |",
+        "|---|---|---|---|---|---|---|---|---|",
         *map(_table_row, sorted(analysis.claims, key=_order)),
     ]
     return " ".join(text) + "\n\n" + "\n".join(table) + "\n"
@@ -64,5 +67,6 @@ def _table_row(claim: Claim) -> str:
         interval.replace(" points to", " to"),
         "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
         claim.verdict.replace("_negligible", ", negligible").replace("_", " "),
+        ABOUT[claim.scope.name],
     )
     return "| " + " | ".join(str(cell).replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"

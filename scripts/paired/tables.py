@@ -195,6 +195,7 @@ class CategoryTest:
     p: float
     p_adj_bh: float
     I2: float
+    scope: str = CHECKPOINT
 
 
 @dataclass(frozen=True)

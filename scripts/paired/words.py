@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from . import forecast
 from .decision import Decision, ScoreFacts
+from .estimate import Group
 from .families import FAMILIES, Claim
+from .forecast import Model
+from .pilot import rule_of
 from .plan import Plan
 from .question import Headline
 from .scopes import METHOD
@@ -148,27 +152,22 @@ class Sentence:
             count = f"Only {inference.flip.n_nonzero}" if inference.flip.n_nonzero else "Not one"
             few = f"{count} of {inference.n_clusters} {unit} gave a difference"
             return f"{few}, so no result could have been significant: more prompts are needed."
-        detectable, margin = self.claim.scope.detectable(self.claim.plan.alpha), self.margin()
+        detectable = self.claim.scope.detectable(planning.alpha) if planning.alpha else None
         if detectable is None:
             return "What would settle it cannot be said: the differences do not vary."
-        text = f"Differences below {self.amount(detectable, signed=False)} are found in fewer than 80% of such studies"
+        others, margin = self.claim.adjusted.n_tests - 1, self.margin()
+        what = f"a true difference of {self.amount(detectable, signed=False)} is found in 80% of such studies"
+        text = f"Whatever the other {others} tests give, {what}" if others > 1 else what[0].upper() + what[1:]
         if not planning.target:
             return text + "."
         if detectable <= planning.target:
-            if margin is None:
-                return f"{text}; it is the adjustment for the other tests that leaves this one open."
             return f"{text}; excluding a difference of the margin of {margin} takes more prompts or seeds all the same."
-        ways = self.ways()
-        if margin is not None:
-            aim = f"a difference of the margin of {margin}"
-        else:
-            aim = f"a true difference like the one seen, {self.amount(planning.target, signed=False)},"
-        if ways:
-            return f"{text}; {' or '.join(ways)} would find {aim} with 80% power (before adjustment)."
-        return f"{text}; to find {aim} takes both more prompts and more seeds."
+        if ways := self.ways():
+            return f"{text}; {' or '.join(ways)} would find one of the margin, {margin}, as often."
+        return f"{text}; to find one of the margin, {margin}, as often takes both more prompts and more seeds."
 
     def ways(self) -> list[str]:
-        """The designs that would find the target."""
+        """The designs that would find the target as often, in the scope of the claim."""
         inference, planning = self.claim.finding.inference, self.claim.planning
         found = []
         if planning.prompts is not None:
@@ -197,6 +196,29 @@ def headline(claims: Mapping[str, Claim], words: Headline, scope: str) -> str:
     )
     end = f"{words.third_outcome[third.verdict]} ({shown(third)})"
     return f"{subject}, on {first.hypothesis.metric.name}: {clause}; {end}."
+
+
+def what_go_takes(plan: Plan, model: Model, group: Group, n_seeds: int) -> Iterator[str]:
+    """The designs that would end a study like this in GO, as a reason; nothing where the plan has no margin.
+
+    model: the variances of this study (`pilot.moments`). group: all prompts of the primary metric.
+    """
+    rule, metric, n = rule_of(plan), plan.metrics[plan.primary_metric], len(group.rows)
+    named = plan.question.rule
+    if metric.margin is None or named is None:
+        return
+    model = forecast.with_differences(model, rule, metric.margin)
+    prompts, seeds = forecast.what_go_takes(model, rule, n, n_seeds, n / group.n_clusters)
+    many = f"{n_seeds} seed{'s' * (n_seeds != 1)}"
+    ways = [f"about {prompts} prompts at {many}"] if prompts else []
+    ways += [f"about {seeds} seeds at {n} prompts"] if seeds else []
+    if not ways:
+        ways = ["both more prompts and more seeds than this study has"]
+    none = f" (no number of prompts does at {many})" if not prompts else ""
+    yield (
+        f"if {named.gain} is truly {amount(metric.margin, metric.shares)} and {named.cost} zero, GO in 80% of such "
+        f"studies takes {' or '.join(ways)}{none}, by the rule that decides and the variances of this study"
+    )
 
 
 def in_words(

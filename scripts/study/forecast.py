@@ -59,12 +59,12 @@ def warning(config: dict) -> str | None:
         chosen["primary_scope"] == "method", chosen["pool_seed_variance"],
     )  # fmt: skip
     difference, cost = guesses["difference"] or margin, guesses["cost_difference"]
-    means = {**dict.fromkeys(ARMS, 0.0), "sft": -difference, "dpo_only": -cost}
     model = forecast.guess(
-        means, frozenset(["base"]), variance=guesses["rate"] * (1 - guesses["rate"]), seed_sd=guesses["seed_sd"],
+        dict.fromkeys(ARMS, 0.0), frozenset(["base"]),
+        variance=guesses["rate"] * (1 - guesses["rate"]), seed_sd=guesses["seed_sd"],
         same_prompt=guesses["same_prompt"], same_arm=guesses["same_arm"], step=1.0,
     )  # fmt: skip
-    seeds = len(config["seeds"])
+    model, seeds = forecast.with_differences(model, rule, difference, cost), len(config["seeds"])
     chance = forecast.chances(model, rule, rows, seeds).decided
     if chance >= guesses["floor"]:
         return None

@@ -51,7 +51,9 @@ TABLES = (
     "contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing", "seed_spread",
     "variation",
 )  # fmt: skip
-REPORTED_TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing")  # those that the report reads
+REPORTED_TABLES = (
+    "contrasts", "arm_means", "heterogeneity", "projection", "missing", "variation", "seed_spread",
+)  # fmt: skip
 
 # key of the config's data section: kind of its rows
 DATA = {"sft": "sft", "pairs": "pairs", "heldout_pairs": "pairs", "heldout_prompts": "prompts"}

@@ -36,7 +36,7 @@ def claim(
         family="secondary",
         scope=of,
         margins=MarginTests(),
-        planning=Planning(target, prompts, more_seeds),
+        planning=Planning(target, prompts, more_seeds, alpha),
         flags=flags,
         adjusted=Adjusted(p=p_adj, method="holm", tost=p_tost_adj, n_tests=tests, n_tost=tests),
     )

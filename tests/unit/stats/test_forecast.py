@@ -12,6 +12,7 @@ import numpy as np
 from questions import CONTRASTS, QUESTION
 from scipy import stats
 
+from paired import forecast, power
 from paired.decision import ScoreFacts, decide
 from paired.effects import EffectSizes
 from paired.estimate import Estimate, Hypothesis, Missing
@@ -20,7 +21,7 @@ from paired.forecast import Rule, chances, decisions, guess, largest_share, simu
 from paired.intervals import two_sided_p
 from paired.plan import read_plan
 from paired.pooling import pool_seeds
-from paired.scopes import CHECKPOINT, METHOD, Finding, Inference, Scope
+from paired.scopes import CHECKPOINT, METHOD, Finding, Inference, Scope, infer
 from paired.signflip import SignFlip
 
 MEANS = {"base": 0.45, "sft": 0.55, "sft_dpo": 0.68, "dpo_only": 0.63}
@@ -135,3 +136,46 @@ def test_chances_add_up_and_go_where_they_must():
     assert harmful.no_go > 0.95
     alone = chances(model(), Rule(CONTRASTS["C1"], None, None), 3000, 10)
     assert alone.go == alone.gain_superior > 0.95
+
+
+def test_what_a_claim_requires_is_enough_under_its_adjustment():
+    """Prompts at 5 seeds, and seeds at 300 prompts, that Holm over three tests needs for 10 points: power .8."""
+    own = model(MEANS | {"sft": 0.58})
+    rest, prompt = own.rest[1], own.prompt[1, 1] - own.prompt[0, 1]
+    design = power.Design(2 * prompt, 2 * 0.03**2, 2 * rest, 1.0, 300, 5)
+    n = design.prompts_required(0.1, 0.05 / 3, METHOD)
+    seeds = design.seeds_required(0.1, 0.05 / 3)
+    adjusted = Rule(CONTRASTS["C1"], None, None, 0.05 / 3)
+    assert chances(own, adjusted, n, 5, reps=20_000).gain_superior == pytest.approx(0.8, abs=0.05)
+    assert chances(own, adjusted, 300, seeds, reps=20_000).gain_superior > 0.75
+    assert chances(own, adjusted, 300, seeds - 1, reps=20_000).gain_superior < 0.82
+
+
+@pytest.mark.parametrize("margin", [None, 0.05])
+def test_no_target_is_an_observed_effect(margin):
+    metric = {"kind": "continuous", "higher_is_better": True, "margin": margin}
+    plan = read_plan({"metrics": {"m": metric}, "primary_metric": "m"}, question=QUESTION)
+    findings = []
+    for contrast in ("C1", "C2", "C3"):
+        d = np.random.default_rng(1).normal(0.001, 1, (3, 50))
+        hypothesis = Hypothesis(plan.metrics["m"], contrast, CONTRASTS[contrast], "overall", "__all__", True)
+        described = Estimate(hypothesis, 0, 0, EffectSizes(), 0, None, Missing(0, 0), (1, 2, 3), False, False)
+        findings.append(Finding(described, infer(d, rng=np.random.default_rng(0)), None, ""))
+    for claim in make_claims(findings, plan):
+        assert claim.planning.target == margin
+        assert claim.planning.alpha == pytest.approx(0.05 / 3)
+        design = claim.finding.inference.design
+        expected = design.prompts_required(margin, 0.05 / 3, METHOD) if margin else None
+        assert claim.planning.prompts == expected
+
+
+def test_what_go_takes_is_the_least_that_is_enough():
+    own, of = forecast.with_differences(model(seed_sd=0.01), rule(), 0.1, 0.05), rule()
+    prompts, seeds = forecast.what_go_takes(own, of, 120, 5, 1.0)
+    assert chances(own, of, prompts, 5).go >= 0.8 > chances(own, of, round(prompts * 0.9), 5).go
+    assert chances(own, of, 120, seeds).go >= 0.8 > chances(own, of, 120, seeds - 1).go
+    never, _ = forecast.what_go_takes(forecast.with_differences(model(seed_sd=0.1), of, 0.1), of, 120, 3, 1.0)
+    assert never is None
+    assert forecast.what_go_takes(own, rule(method=False), 120, 1, 1.0)[1] is None, "seeds say nothing of checkpoints"
+    differences = [sum(w * m for w, m in zip(forecast._weights(own, of)[i], own.mean, strict=True)) for i in (0, 1)]
+    assert differences == pytest.approx([0.1, 0.05])

@@ -492,8 +492,8 @@ def test_an_inconclusive_row_says_what_would_settle_it():
     assert words == (
         "On pref_acc, SFT→DPO minus SFT is inconclusive: +5.0 points (95% CI −1.0 to +11.0 points; t test over prompts "
         "and seeds, p = 0.20 after Holm over 3 tests; n = 64 prompts, 3 seeds; a claim about the recipe, over prompts "
-        "and training seeds). Differences below 9.0 points are found in fewer than 80% of such studies; 8 seeds at 64 "
-        "prompts would find a difference of the margin of 3.0 points with 80% power (before adjustment)."
+        "and training seeds). Whatever the other 2 tests give, a true difference of 9.0 points is found in 80% of such "
+        "studies; 8 seeds at 64 prompts would find one of the margin, 3.0 points, as often."
     )
 
 
@@ -511,7 +511,12 @@ def test_words_of_the_other_verdicts():
     assert "exact sign-flip test" in ckpt
     assert "n = 64 prompts in 9 clusters, one run of each; a claim about these checkpoints only" in ckpt
     assert "excluding a difference of the margin of 3.0 points takes more prompts or seeds all the same." in ckpt
-    assert "the adjustment for the other tests" in words(margin=None, target=0.1)
+    assert words(margin=None, target=None).endswith(
+        "give, a true difference of 9.0 points is found in 80% of such studies."
+    )
+    assert " A true difference of 9.0 points is found in 80% of such studies; 8 seeds" in words(tests=1)
+    both = words(more_seeds=None)
+    assert both.endswith("to find one of the margin, 3.0 points, as often takes both more prompts and more seeds.")
     assert "+5.0 points, where lower is better (" in words(better_up=False)
     assert "p < 0.001" in words(p_adj=0.0001)
     assert words(estimate=-0.05, p_adj=0.01).startswith("On pref_acc, SFT→DPO is worse than SFT: ")

@@ -1,5 +1,7 @@
 """One seed variance for trained arms: its formula, its condition, and what a study says where the condition fails."""
 
+import re
+
 import pytest
 
 pytest.importorskip("statsmodels", reason="runs in the stats environment")
@@ -17,6 +19,7 @@ from paired.intervals import half_width, interval
 from paired.plan import read_plan
 from paired.pooling import pool_seeds
 from paired.rule import POOLING_LEVEL
+from paired.summary import write_up
 
 ARMS = ("sft", "sft_dpo", "dpo_only")
 PLAN = {"metrics": {"m": {"kind": "binary", "higher_is_better": True, "margin": 0.05}}, "primary_metric": "m"}
@@ -145,3 +148,27 @@ def test_dashboard_of_variation(tmp_path, pool, samples):
         v_prompt = one["V_prompt"] - one["V_resid"] + resid / 4
         expected = half_width([(v_prompt, 79), (sd2 / 4 + resid / 4, 3)], 0.05)
         assert c1["seeds"]["half_width_one_more"] == pytest.approx(expected)
+
+
+def test_a_hold_says_what_go_takes_by_the_rule_that_decides(tmp_path):
+    found = study(tmp_path, dict.fromkeys(ARMS, 0.05), {"pool_seed_variance": True}, n=60)
+    assert found.decision["decision"] == "HOLD"
+    said = next(reason for reason in found.decision["reasons"] if reason.startswith("if C1 is truly +5.0 points"))
+    assert re.search(
+        r"GO in 80% of such studies takes about \d+ prompts at 3 seeds|both more prompts and more seeds", said
+    )
+    no_margin = study(
+        tmp_path / "b", dict.fromkeys(ARMS, 0.05), {"metrics": {"m": {**PLAN["metrics"]["m"], "margin": None}}}
+    )
+    assert not any("GO in 80%" in reason for reason in no_margin.decision["reasons"])
+
+
+def test_every_interval_of_the_summary_has_its_scope(tmp_path):
+    text = write_up(study(tmp_path, dict.fromkeys(ARMS, 0.1), {}))
+    header, _, *lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert header.endswith("| verdict | claim about |")
+    abouts = [line.split("|")[-2].strip() for line in lines]
+    assert abouts == ["the recipe"] * 3 + ["these checkpoints"] * 4
+    first = text.splitlines()[0]
+    assert first.startswith("For this recipe, on m: ")
+    assert "Benjamini-Hochberg, claims about these checkpoints: " in first

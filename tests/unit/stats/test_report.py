@@ -23,7 +23,7 @@ from display.words import interval, number, p_value
 from study.vocabulary import FIGURES
 
 ROOT = Path(__file__).parents[3]
-TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing")
+TABLES = ("contrasts", "arm_means", "heterogeneity", "projection", "missing", "variation", "seed_spread")
 TRAINED = ("sft", "sft_dpo", "dpo_only")
 HOSTILE = '<script>alert(1)</script> & <img src="https://evil.example/x.png"> {{ 7 * 7 }} \x07</article>'
 SKILL = {"base": 0.0, "sft": 0.6, "sft_dpo": 1.5, "dpo_only": 1.0}
