@@ -1,5 +1,6 @@
 """A job runs if and only if the content that it depends on changed: what is planned, and what then really runs."""
 
+import json
 import os
 import random
 import re
@@ -8,6 +9,8 @@ import subprocess
 import time
 
 import pytest
+
+from arms.job.files import sha256_file
 
 SMOKE = "config/smoke.yaml"
 DATA = "config/data"
@@ -288,15 +291,16 @@ def test_a_models_folder_counts_by_content(study):
 
 MANY = os.environ.get("SFT_VS_DPO_ALL_TESTS") == "1"
 SETTINGS = {  # a key of the smoke study, its values, and the jobs whose settings hold it
-    ("sft", "learning_rate"): ([2.0e-3, 2.1e-3], {"train_sft"}),
-    ("dpo", "learning_rate"): ([1.0e-3, 1.1e-3], {"train_dpo"}),
-    ("generation", "max_new_tokens"): ([16, 16.0, 17], {"generate"}),
-    ("tokens", "max_length"): ([256, 256.0, 255], {"tokenize_data", "train_sft", "train_dpo"}),
+    ("sft", "learning_rate"): ([2.0e-3, 2.1e-3], {"train_sft", "report"}),
+    ("dpo", "learning_rate"): ([1.0e-3, 1.1e-3], {"train_dpo", "report"}),
+    ("generation", "max_new_tokens"): ([16, 16.0, 17], {"generate", "report"}),
+    ("tokens", "max_length"): ([256, 256.0, 255], {"fetch_model", "tokenize_data", "train_sft", "train_dpo", "report"}),
 }
 FILES = {
     f"{DATA}/sft.jsonl": {"check_data data=sft", "fetch_model"},
     f"{DATA}/preferences.jsonl": {"check_data data=pairs"},
     "scripts/report.html.j2": {"report"},
+    "envs/stats.yaml": {"freeze_plan", "check_parity", "compare", "plot", "report"},
 }
 
 
@@ -311,11 +315,11 @@ def test_random_edits_give_exactly_the_jobs_whose_recorded_inputs_differ(study):
     content = dict(originals)
     for step in range(200 if MANY else 12):
         for _ in range(draw.randrange(1, 4)):
-            kind = draw.choice(["content", "back", "time", "setting", "spelling", "order", "copy"])
+            kind = draw.choice(["content", "back", "time", "setting", "spelling", "order", "copy", "comment"])
             name = draw.choice(sorted(FILES))
             path = study.folder / name
             if kind == "content":
-                content[name] = originals[name] + b" " * draw.randrange(1, 3)
+                content[name] = originals[name] + b"\n  - x" * draw.randrange(1, 3)
                 path.write_bytes(content[name])
                 os.utime(path, ns=(draw.randrange(10**18),) * 2)
             elif kind == "back":
@@ -334,6 +338,10 @@ def test_random_edits_give_exactly_the_jobs_whose_recorded_inputs_differ(study):
                 shutil.copy2(path, study.folder / "kept")
                 path.unlink()
                 shutil.move(study.folder / "kept", path)
+            elif kind == "comment":
+                for commented in ("envs/train.yaml", "scripts/arms/job/files.py", "scripts/paired/__init__.py"):
+                    with (study.folder / commented).open("a") as stream:
+                        stream.write(f"# step {step}\n")
         (study.folder / SMOKE).write_text(yaml.safe_dump(config, sort_keys=False))
         wanted = {job for name, jobs in FILES.items() if content[name] != originals[name] for job in jobs}
         for (section, key), (values, jobs) in SETTINGS.items():
@@ -343,6 +351,54 @@ def test_random_edits_give_exactly_the_jobs_whose_recorded_inputs_differ(study):
         found = set(re.findall(r"^(\w+(?: \w+=\S+)*): .+", told, re.MULTILINE))
         assert all(job in wanted or job.split()[0] in wanted for job in found), (step, told)
         assert all(any(job in (one, one.split()[0]) for one in found) for job in wanted), (step, wanted, told)
+
+
+FRONT = [f"results/smoke/tokens/{name}.parquet" for name in ("sft", "train_pairs", "heldout_pairs", "heldout_prompts")]
+
+
+def test_exactly_the_jobs_ran_whose_recorded_inputs_differ(study):
+    """Random edits, each followed by a real run of the front of the study: no false run and no missed one."""
+    draw = random.Random(26112026)
+    study.snakemake("--cores", "2")
+    originals = {name: (study.folder / name).read_bytes() for name in [*FILES, SMOKE, "envs/grade.yaml"]}
+    for step in range(200 if MANY else 5):
+        name = draw.choice([f"{DATA}/sft.jsonl", f"{DATA}/preferences.jsonl", SMOKE, "envs/grade.yaml"])
+        path, original = study.folder / name, originals[name]
+        if name == SMOKE:
+            lengths = ["max_length: 256", "max_length: 256.0", "max_length: 255", "max_length: 256  # tokens"]
+            text = original.replace(b"max_length: 256", draw.choice(lengths).encode())
+        elif name == "envs/grade.yaml":
+            text = draw.choice(
+                [original, original + b"# why\n", original.replace(b"--hash=", b"--hash=sha256:0 --hash=", 1)]
+            )
+        else:
+            same = original.replace(b'", "', b'",  "')  # the same rows in other bytes
+            other = original.replace(b" the ", b" that ", draw.randrange(1, 4))
+            text = draw.choice([original, original + b"\n" * draw.randrange(1, 4), same, other])
+        path.write_bytes(text)
+        os.utime(path, ns=(draw.randrange(2 * 10**18),) * 2)
+        before = manifests(study)
+        done = study.snakemake("--cores", "2", *FRONT)
+        assert done.returncode == 0, done.stdout[-3000:]
+        after = manifests(study)
+        for file, (written, what) in after.items():
+            if written != before[file][0]:
+                assert what != before[file][1], (step, file, "ran for nothing")
+            else:
+                for entry in what["inputs"].values():
+                    assert entry["sha256"] == sha256_file(study.folder / entry["path"]), (step, file, entry["path"])
+        rules = {what["rule"] for file, (written, what) in after.items() if written != before[file][0]}
+        assert rules <= {"check_data", "list_heldout", "fetch_model", "tokenize_data"}
+
+
+def manifests(study) -> dict[str, tuple[int, dict]]:
+    """Of the front: when each manifest was written, and what it says of what its job was made of."""
+    found = {}
+    for path in study.folder.glob("results/smoke/[dmt]*/*manifest.json"):
+        manifest = json.loads(path.read_text())
+        kept = ("rule", "wildcards", "settings", "code", "lock", "inputs")
+        found[str(path)] = path.stat().st_mtime_ns, {name: manifest[name] for name in kept}
+    return found
 
 
 def test_a_finished_study_plans_fifty_seeds_in_seconds(clone):
