@@ -81,7 +81,7 @@ def analyse(
         *pooling(spreads, plan),
         *failed_outputs(study.missing, plan.metrics),
         *outside(unplanned),
-        *judged(study.preferences),
+        *judged(study.preferences, plan.alpha),
         *caveats,
     ]
     tables = make_tables(claims, study.means, study.missing, spreads, study.sampling)

@@ -81,7 +81,7 @@ def pooling(spreads: Sequence[SeedSpread], plan: Plan) -> Iterator[str]:
         )
 
 
-def judged(preferences: Iterable[Preference]) -> Iterator[str]:
+def judged(preferences: Sequence[Preference], alpha: float) -> Iterator[str]:
     """Wins, ties and losses of each contrast, and what position and length have to do with them."""
     for row in preferences:
         n = row.wins + row.ties + row.losses
@@ -89,21 +89,24 @@ def judged(preferences: Iterable[Preference]) -> Iterator[str]:
         if row.position_bias is None:
             text += ", each in one order of presentation only, so a bias of position cannot be told from a difference"
         else:
-            place = _net(row.position_bias, row.position_lo, row.position_hi)
+            place = _net(row.position_bias, row.position_lo, row.position_hi, alpha)
             text += (
                 f", {row.both_orders:.0%} of comparisons in both orders of presentation, which agreed in "
                 f"{row.order_agreement:.0%}; the answer shown first won {place} net"
             )
         if row.equal_length is not None:
-            text += f"; at equal length: {_net(row.equal_length, row.equal_length_lo, row.equal_length_hi)} net"
+            text += f"; at equal length: {_net(row.equal_length, row.equal_length_lo, row.equal_length_hi, alpha)} net"
         yield f"{text}."
+    if preferences:
+        yield "Intervals of position and length are over prompts, hence about these checkpoints."
 
 
-def _net(value: float, low: float | None, high: float | None) -> str:
+def _net(value: float, low: float | None, high: float | None, alpha: float) -> str:
     """A net win rate with its interval, if it has one."""
     if low is None or high is None:
         return amount(value, True)
-    return f"{amount(value, True)} (CI {amount(low, True).removesuffix(' points')} to {amount(high, True)})"
+    ends = f"{amount(low, True).removesuffix(' points')} to {amount(high, True)}"
+    return f"{amount(value, True)} ({100 * (1 - alpha):g}% CI {ends})"
 
 
 def outside(unplanned: Collection[str]) -> Iterator[str]:

@@ -238,7 +238,8 @@ class _Cells:
             if rows.any():
                 row = int(np.argmax(rows))
                 key = self._key(self.plan.arms[arms[row]], seeds[row], prompts[row], samples[row])
-                raise ContractError(f"{path}, column 'value': {what.format(values[row])} ({key})")
+                where = f"{path}, row {self.first_row + row}"
+                raise ContractError(f"{where}, column 'value': {what.format(values[row])} ({key})")
 
         ok = statuses == 0
         fail(ok & ~np.isfinite(values), "{} with status ok; a missing output needs another status")

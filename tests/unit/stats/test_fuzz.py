@@ -62,6 +62,7 @@ def make_table(rng):
             "contrasts": {f"{b} - {a}": {b: 1, a: -1} for a, b in itertools.combinations(arms, 2)},
             "primary_scope": str(rng.choice(["method", "checkpoint"])),
             "secondary_scope": str(rng.choice(["method", "checkpoint"])),
+            "pool_seed_variance": bool(rng.random() < 0.3),
             "weighting": str(rng.choice(["micro", "macro"])),
             "min_prompts_category": int(rng.integers(1, 8)),
             "monte_carlo": {"B": 99},
@@ -73,7 +74,7 @@ def make_metric(rng, kind):
     bounds = {"binary": [0, 1], "ordinal": [0, 4], "continuous": [-1e51, 1e51]}[kind]
     metric = {"kind": kind, "higher_is_better": bool(rng.random() < 0.7), "margin": rng.choice([None, 0.1])}
     if kind == "binary" or rng.random() < 0.4:
-        metric["bounds"] = bounds
+        metric |= {"bounds": bounds, "failed": str(rng.choice(["by_cause", "worst"]))}
     return metric | ({"step": 0.5} if kind == "ordinal" and rng.random() < 0.7 else {})
 
 

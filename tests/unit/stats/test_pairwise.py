@@ -79,7 +79,7 @@ def test_net_win_rate_position_and_agreement_in_closed_form():
     assert (shown["both_orders"], shown["order_agreement"]) == (1, pytest.approx(28 / 40))
     # First place wins both orders' worth in 9 prompts, loses it in 3.
     assert shown["position_bias"] == pytest.approx((9 - 3) / 40)
-    assert "the answer shown first won +15.0 points (CI " in words
+    assert "the answer shown first won +15.0 points (95% CI " in words
     assert "On preference, new minus old is inconclusive: +20.0 points (95% CI " in words
     assert none.empty, "two models have no ranking"
 
