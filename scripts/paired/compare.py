@@ -22,7 +22,7 @@ from .freeze import changes_on_record
 from .inputs import contract, preferences, read_runs
 from .inputs.runs import Grouping, check_runs
 from .inputs.table import read_table
-from .plan import SCOPES, read_plan
+from .plan import SCOPES, Plan, read_plan
 from .prompts import read_prompts, shared_parents
 from .question import Question, read_question
 from .summary import write_up
@@ -133,16 +133,19 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
 def read_logs(args: argparse.Namespace, plan: dict | None, question: Question) -> tuple[dict, list[str]]:
     """(plan, what a reader should know) of logs or a table, which are written to the output in the contract's form."""
     where = args.plan or "the plan"
-    planned = read_plan(plan, where=where, question=question).metrics if plan is not None else {}
+    planned = read_plan(plan, where=where, question=question) if plan is not None else None
+    metrics = [*(planned.metrics if planned else ()), *args.metric]
     if args.pairwise:
-        return read_pairs(args, plan, [*planned]), []
+        return read_pairs(args, plan, planned, metrics), []
     if args.table:
         runs = read_table(args.table)
     else:
         grouping = Grouping(args.category, args.cluster)
         runs = read_runs("lm-eval" if args.lm_eval else "inspect", args.lm_eval or args.inspect, grouping)
-    notes = check_runs(runs, args.own_prompts, args.common_seeds)
-    metrics = contract.choose_metrics(runs, [*planned, *args.metric])
+    if planned:
+        contract.check_arms([run.arm for run in runs], planned, where)
+    notes = check_runs(runs, args.own_prompts, args.common_seeds, planned.train_seeds if planned else None)
+    metrics = contract.choose_metrics(runs, metrics)
     if plan is None:
         plan = contract.make_plan(runs, metrics, args.margin, args.scope, args.continuous)
         write_json(Path(args.output) / "plan.json", plan)
@@ -153,10 +156,12 @@ def read_logs(args: argparse.Namespace, plan: dict | None, question: Question) -
     return plan, notes
 
 
-def read_pairs(args: argparse.Namespace, plan: dict | None, planned: Sequence[str]) -> dict:
+def read_pairs(args: argparse.Namespace, plan: dict | None, planned: Plan | None, chosen: Sequence[str]) -> dict:
     """The plan of pairwise outcomes, which are written to the output in the contract's form."""
     judgements = preferences.read_preferences(args.pairwise)
-    metrics = preferences.choose(judgements, [*planned, *args.metric])
+    if planned:
+        contract.check_arms(judgements.arms, planned, args.plan)
+    metrics = preferences.choose(judgements, chosen)
     if plan is None:
         plan = preferences.plan_for(judgements, metrics, args.margin, args.scope)
         write_json(Path(args.output) / "plan.json", plan)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..files import ContractError
-from ..plan import Metric
+from ..plan import Metric, Plan
 from ..scores import NO_SEED, value_faults
 from .runs import Item, Run
 
@@ -43,6 +43,16 @@ def choose_metrics(runs: Sequence[Run], chosen: Sequence[str]) -> list[str]:
     for metric in metrics:
         _check_complete(runs, metric)
     return metrics
+
+
+def check_arms(arms: Iterable[str], plan: Plan, where: str) -> None:
+    """ContractError unless the models are those that the plan compares."""
+    found = sorted(set(arms))
+    if found != sorted(plan.arms):
+        raise ContractError(
+            f"{where} compares {', '.join(sorted(plan.arms))}, but the models given are {', '.join(found)}; give the "
+            "models of its contrasts, under these names"
+        )
 
 
 def _check_complete(runs: Sequence[Run], metric: str) -> None:

@@ -120,15 +120,26 @@ class Run:
         )
 
 
-def check_runs(runs: Sequence[Run], own_prompts: bool = False, common_seeds: bool = False) -> list[str]:
+def check_runs(
+    runs: Sequence[Run],
+    own_prompts: bool = False,
+    common_seeds: bool = False,
+    planned_seeds: Sequence[int] | None = None,
+) -> list[str]:
     """Raise ContractError unless all runs were asked the same; returns what a reader should be told.
 
     own_prompts: models may have got the same items in texts of their own (chat template, few-shot examples).
-    common_seeds: models may have different training seeds.
+    common_seeds: models may have different training seeds. planned_seeds: those that a plan names.
     """
     if len({run.arm for run in runs}) < 2:
         raise ContractError("a comparison needs at least two models")
-    check_seeds(runs, common_seeds)
+    for run in runs:
+        if run.seed == NO_SEED and any(other.arm == run.arm and other.seed != NO_SEED for other in runs):
+            raise ContractError(
+                f"{run.arm} has a run without a training seed beside seeded ones; number every run of it"
+            )
+    if not common_seeds:
+        _check_seeds(runs, planned_seeds)
     first, notes = runs[0], []
     for run in runs[1:]:
         for task in sorted({*first.versions, *run.versions}):
@@ -152,15 +163,12 @@ def check_runs(runs: Sequence[Run], own_prompts: bool = False, common_seeds: boo
     return notes
 
 
-def check_seeds(runs: Sequence[Run], common_seeds: bool) -> None:
-    """ContractError if a model lacks a training seed that another has, or has both seeds and a run without one."""
+def _check_seeds(runs: Sequence[Run], planned: Sequence[int] | None) -> None:
+    """ContractError if a model lacks a training seed that another has, or the plan."""
     seeds: dict[str, set[int]] = {}
     for run in runs:
         seeds.setdefault(run.arm, set()).add(run.seed)
-    for arm, found in seeds.items():
-        if NO_SEED in found and len(found) > 1:
-            raise ContractError(f"{arm} has a run without a training seed beside seeded ones; number every run of it")
-    fault = None if common_seeds else unequal_seeds(seeds)
+    fault = unequal_seeds(seeds, planned)
     if fault:
         raise ContractError(
             f"{fault}; evaluate what is missing, leave that seed of the others out, or compare the seeds that all "

@@ -1,6 +1,6 @@
 """Score tables of every odd shape: a result in which every row is explained, or one clear error.
 
-A few hundred tables here; SFT_VS_DPO_ALL_TESTS=1 makes it 10 000. A table is made from its number alone, so a failure
+200 tables here; SFT_VS_DPO_ALL_TESTS=1 makes it 10 000. A table is made from its number alone, so a failure
 is repeated with `make_table(np.random.default_rng(NUMBER))`.
 """
 
@@ -21,7 +21,7 @@ from paired.prompts import read_prompts
 from paired.question import Question
 from paired.summary import write_up
 
-TABLES = 10_000 if os.environ.get("SFT_VS_DPO_ALL_TESTS") else 300
+TABLES = 10_000 if os.environ.get("SFT_VS_DPO_ALL_TESTS") else 200
 FIRST = int(os.environ.get("FUZZ_FIRST", 0))
 FAILED = ("empty", "truncated", "parse_fail", "error", "judge_fail")
 # Why a row may have no interval, no p, or less than its design.

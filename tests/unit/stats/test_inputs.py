@@ -275,3 +275,24 @@ def test_what_rounding_leaves_is_no_difference(here):
     row = found.iloc[0]
     assert (row["estimate"], row["p_ckpt"], row["p_method"]) == (0, 1, 1)
     assert "degenerate_zero_diff" in row["flags"]
+
+
+def test_a_plan_and_the_models_that_it_compares(here):
+    """What the plan and the user's own files disagree on, not what a derived file lacks."""
+    compare_table(table())
+    plan = json.loads(Path("out/plan.json").read_text())
+    Path("plan.json").write_text(json.dumps(plan | {"train_seeds": [1, 2, 3, 4]}))
+    with pytest.raises(
+        ContractError, match=r"^seed 4 of 'old' is missing \(the plan names it\); evaluate what is missing"
+    ):
+        compare_table(table(), "--plan", "plan.json", metric=())
+    _, decision, _ = compare_table(table(), "--plan", "plan.json", "--common-seeds", metric=())
+    assert "Planned training seeds without scores: 4." in decision["banner"]
+    Path("plan.json").write_text(json.dumps(plan))
+    for arms in (("old", "newer"), ("old", "new", "newer")):
+        with pytest.raises(ContractError, match=r"^plan.json compares new, old, but the models given are"):
+            compare_table(table(arms=arms), "--plan", "plan.json", metric=())
+    rows = table()
+    rows[3]["train_seed"] = ""
+    with pytest.raises(ContractError, match="old has a run without a training seed beside seeded ones"):
+        compare_table(rows)
