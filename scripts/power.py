@@ -18,6 +18,7 @@ from paired import prospects
 from paired.files import ContractError
 from paired.question import read_question
 from study.question import QUESTION
+from study.runs import Run
 
 PER_ROW = ("score_pairs", "generate", "grade")  # rules whose time grows with the held-out rows
 STUDY = "--study"
@@ -46,11 +47,16 @@ def draw(rows: Sequence[prospects.Prospect], of: prospects.Assumptions, folder: 
 
 
 def of_study(folder: Path) -> list[str]:
-    """The flags for the scores of a study that has been through `compare`, else none: its plan's guesses stand."""
+    """The flags for the scores of a study that has been through `compare`, else none: the guesses of its plan stand.
+
+    Scores of other recipes lie beside them.
+    """
     prompts = folder / "data" / "prompts.parquet"
     if not (folder / "stats" / "decision.json").is_file() or not prompts.is_file():
         return []
-    return ["--scores", str(folder / "scores"), "--prompts-file", str(prompts)]
+    parts = sorted((folder / "scores").glob("metric=*/part-*.parquet"))
+    own = [str(part) for part in parts if not Run.parse(part.stem.removeprefix("part-")).variant]
+    return ["--scores", *own, "--prompts-file", str(prompts)]
 
 
 def gpu_hours(folder: Path, rows: int) -> prospects.Hours | None:

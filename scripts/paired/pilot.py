@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ def rule_of(plan: Plan) -> Rule:
     return Rule(gain, cost, metric.margin, plan.alpha, plan.primary_scope == "method", plan.pool_seed_variance)
 
 
-def pilot_model(plan: Plan, scores: str, prompts: str, seed_sd: float | None) -> Model:
+def pilot_model(plan: Plan, scores: Sequence[str], prompts: str, seed_sd: float | None) -> Model:
     """The model of the plan's primary metric, with means of 0, from the scores of a pilot or of a finished study.
 
     seed_sd: SD over training seeds of an arm's mean, in place of the pilot's; needed where it has one seed. Raises
@@ -33,13 +34,13 @@ def pilot_model(plan: Plan, scores: str, prompts: str, seed_sd: float | None) ->
     metric, frame = plan.metrics[plan.primary_metric], read_prompts(prompts)
     if metric.kind == "pairwise":
         raise ContractError(
-            f"{scores}: {metric.name} is judged in pairs, which tell nothing of arms; leave out --scores"
+            f"{scores[0]}: {metric.name} is judged in pairs, which tell nothing of arms; leave out --scores"
         )
-    files = find_scores([scores], replace(plan, metrics={metric.name: metric}))
+    files = find_scores(scores, replace(plan, metrics={metric.name: metric}))
     table = read_scores(files[metric.name], plan, metric, frame)
     if table.n_seeds == 1 and len(table.untrained) < len(plan.arms) and seed_sd is None:
         raise ContractError(
-            f"{scores}: one training seed, which tells nothing of how seeds vary; add --seed-sd with a guess"
+            f"{scores[0]}: one training seed, which tells nothing of how seeds vary; add --seed-sd with a guess"
         )
     group = next(one for one in make_groups(table, frame, plan) if one.name == OVERALL)
     return moments(table, plan.arms, group.codes, seed_sd)

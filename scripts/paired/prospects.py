@@ -108,7 +108,7 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
     parser.add_argument("--pool-seed-variance", action="store_true", help="without a plan: trained arms share one")
     parser.add_argument("--difference", type=_positive, help="true gain to be found (default: the margin)")
     parser.add_argument("--cost-difference", type=float, default=0.0, help="true difference of what must not be worse")
-    parser.add_argument("--scores", metavar="DIR", help="a pilot's scores, of this plan")
+    parser.add_argument("--scores", nargs="+", metavar="PATH", help="a pilot's scores, of this plan; see compare")
     parser.add_argument("--prompts-file", metavar="FILE", help="prompts.parquet of these scores")
     parser.add_argument("--seed-sd", type=float, help="SD over seeds of an arm's mean (default: the pilot's, or 0.03)")
     parser.add_argument("--sd", type=_positive, help="guess: SD of single scores (default: yes/no scores at --rate)")

@@ -553,6 +553,7 @@ def test_the_package_is_used_alone(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "On acc, new is better than old: +28.6 points" in done.stdout
     assert "out: summary.md, tables as csv and parquet" in done.stdout
+    assert "prompts decide in" in paired("power", "--margin", "0.05", "--difference", "0.2").stdout
     assert paired("freeze", "--plan", "out/plan.json", "--scores", "no", "--output", "lock.json").returncode == 0
     scores = ("--scores", "out/scores", "--prompts", "out/prompts.parquet", "--output", "again")
     assert paired("compare", "--plan", "out/plan.json", *scores, "--plan-lock", "lock.json").returncode == 0

@@ -75,7 +75,7 @@ def test_a_pilot_tells_what_varies_and_nothing_of_differences(tmp_path):
     prompts = pd.DataFrame({"prompt_id": names, "prompt_sha256": names, "category": "c", "cluster_id": names})
     prompts.assign(split="heldout").to_parquet(tmp_path / "prompts.parquet")
     plan = read_plan(PLAN, question=QUESTION)
-    model = pilot_model(plan, str(scores), str(tmp_path / "prompts.parquet"), None)
+    model = pilot_model(plan, [scores], str(tmp_path / "prompts.parquet"), None)
     table = pd.read_parquet(scores / "metric=m/part-0.parquet")
     cube = {
         arm: own.pivot(index="train_seed", columns="prompt_id", values="value").to_numpy()
@@ -90,7 +90,7 @@ def test_a_pilot_tells_what_varies_and_nothing_of_differences(tmp_path):
     weights = np.array([CONTRASTS["C1"].get(arm, 0) for arm in model.arms])
     observed = d.mean(axis=0).var(ddof=1)
     assert weights @ (model.prompt + np.diag(model.rest) / 6) @ weights == pytest.approx(observed, rel=1e-9)
-    guessed = pilot_model(plan, str(scores), str(tmp_path / "prompts.parquet"), 0.08)
+    guessed = pilot_model(plan, [scores], str(tmp_path / "prompts.parquet"), 0.08)
     assert guessed.seed[1, 1] == pytest.approx(0.08**2)
 
 
@@ -105,8 +105,35 @@ def test_clusters_of_a_pilot_are_seen(tmp_path):
     names = sorted(four["prompt_id"].unique())
     prompts = pd.DataFrame({"prompt_id": names, "prompt_sha256": names, "category": "c", "split": "heldout"})
     prompts.assign(cluster_id=prompts["prompt_id"].str[:4]).to_parquet(tmp_path / "prompts.parquet")
-    model = pilot_model(read_plan(PLAN, question=QUESTION), str(scores), str(tmp_path / "prompts.parquet"), None)
+    model = pilot_model(read_plan(PLAN, question=QUESTION), [scores], str(tmp_path / "prompts.parquet"), None)
     assert model.correlation == pytest.approx(1, abs=0.02)
+
+
+def test_a_finished_study_is_its_own_pilot_without_its_other_recipes(tmp_path):
+    """Through the program, as the rule calls it: one file for each run, a variant's beside them."""
+    folder = tmp_path / "results"
+    study(folder / "all", dict.fromkeys(("sft", "sft_dpo", "dpo_only"), 0.3), {}, n=100)
+    table = pd.read_parquet(folder / "all/metric=m/part-0.parquet")
+    (folder / "scores/metric=m").mkdir(parents=True)
+    for (arm, seed), own in table.groupby(["arm", "train_seed"]):
+        for label in ("", "-beta~0.3") if arm.endswith(("dpo", "only")) else ("",):
+            run = "base" if seed < 0 else f"{arm}{label}-seed{seed}"
+            own.to_parquet(folder / f"scores/metric=m/part-{run}.parquet")
+    names = [f"p{i:03d}" for i in range(100)]
+    prompts = pd.DataFrame({"prompt_id": names, "prompt_sha256": names, "category": "c", "cluster_id": names})
+    (folder / "data").mkdir()
+    prompts.assign(split="heldout").to_parquet(folder / "data/prompts.parquet")
+    command = [sys.executable, ROOT / "scripts/power.py", "--study", folder, "--plan", json.dumps(PLAN)]
+    command += ["--design", "3x100", "--difference", "0.2"]
+    before = subprocess.run(command, capture_output=True, text=True)
+    assert "variances guessed" in before.stdout, before.stderr
+    (folder / "stats").mkdir()
+    (folder / "stats/decision.json").write_text("{}")
+    after = subprocess.run(command, capture_output=True, text=True)
+    assert "variances of the pilot" in after.stdout, after.stderr
+    sd = float(re.search(r"seed SD of an arm (\d+\.\d) points", after.stdout)[1])
+    model = pilot_model(read_plan(PLAN, question=QUESTION), [folder / "all"], folder / "data/prompts.parquet", None)
+    assert sd == pytest.approx(100 * model.seed[1, 1] ** 0.5, abs=0.05)
 
 
 def test_one_seed_tells_nothing_of_seeds(tmp_path):
