@@ -200,6 +200,12 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
         _check_batches(filled, stage)
     _check_loss(filled["dpo"])
     _check_lengths(filled)
+    guesses = filled["statistics"]["power"]
+    if guesses["same_arm"] < guesses["same_prompt"]:
+        raise ConfigError(
+            f"statistics.power.same_arm ({guesses['same_arm']}) must be at least same_prompt "
+            f"({guesses['same_prompt']}): two seeds of one arm are no less alike than two arms"
+        )
     if filled["model"]["precision"] in ("int8", "nf4") and not filled["gpus"]:
         raise ConfigError(f"model.precision {filled['model']['precision']} needs gpus: 1")
     return filled

@@ -20,7 +20,7 @@ def heldout_rows(config: dict) -> int | None:
     """How many held-out rows the primary metric is judged on; None where that takes more than counting lines."""
     name = HELDOUT.get(config["statistics"]["primary_metric"])
     given = config["data"].get(name)
-    path = Path(given) if isinstance(given, str) else Path()
+    path = Path(given.get("path", "") if isinstance(given, dict) else given or "")
     if path.suffix != ".jsonl" or not path.is_file():
         return None
     count = 0
@@ -33,18 +33,27 @@ def heldout_rows(config: dict) -> int | None:
 
 def power_flags(config: dict) -> dict[str, object]:
     """The flags of scripts/power.py that say what the study is like, but for its plan; a value of None is left out."""
-    guesses, rows = config["statistics"]["power"], heldout_rows(config)
-    flags = {name: value for name, value in guesses.items() if name != "floor"}
-    design = f"{len(config['seeds'])}x{rows}" if rows and rows > 1 else None
-    return {name: str(value) for name, value in {**flags, "design": design}.items() if value is not None}
+    guesses = config["statistics"]["power"]
+    flags: dict[str, object] = {
+        name: str(value) for name, value in guesses.items() if name != "floor" and value is not None
+    }
+
+    def design(wildcards, output) -> str:  # counted when the program starts, not at each start of Snakemake
+        rows = heldout_rows(config)
+        return f"{len(config['seeds'])}x{rows}" if rows and rows > 1 else ""
+
+    return {**flags, "design": design}
 
 
 def warning(config: dict) -> str | None:
-    """One line where the plan will seldom decide, with the cure; None where it may, or nobody can tell."""
-    chosen, rows = config["statistics"], heldout_rows(config)
+    """One line where the plan will seldom decide, with the cure; None where it may.
+
+    Where the held-out rows cannot be counted: where it would not even with all rows of the world.
+    """
+    chosen = config["statistics"]
     guesses, metric = chosen["power"], chosen["primary_metric"]
     margin = chosen["margins"].get(metric)
-    if not guesses["floor"] or not rows or rows < 2 or METRICS[metric][0] != "binary":
+    if not guesses["floor"] or METRICS[metric][0] != "binary":
         return None
     accept = "statistics.power.floor: 0 accepts that"
     if margin is None:
@@ -65,11 +74,15 @@ def warning(config: dict) -> str | None:
         same_prompt=guesses["same_prompt"], same_arm=guesses["same_arm"], step=1.0,
     )  # fmt: skip
     model, seeds = forecast.with_differences(model, rule, difference, cost), len(config["seeds"])
-    chance = forecast.chances(model, rule, rows, seeds).decided
+    rows = heldout_rows(config)
+    if rows == 1:
+        return None  # the checks of the data have more to say
+    chance = forecast.chances(model, rule, rows or forecast.UNLIMITED, seeds).decided
     if chance >= guesses["floor"]:
         return None
     return (
-        f"power: {seeds} seed{'s' * (seeds != 1)} x {rows} held-out rows decide (GO or NO-GO) in {chance:.0%} of such "
+        f"power: {seeds} seed{'s' * (seeds != 1)} x {rows or 'any number of'} held-out rows decide (GO or NO-GO) in "
+        f"{'' if rows else 'at most '}{chance:.0%} of such "
         f"studies, if DPO after SFT truly gains {100 * difference:g} points on {metric} and seeds vary by "
         f"{100 * guesses['seed_sd']:g}: `snakemake power` shows what decides more often; {accept}"
     )
