@@ -34,7 +34,8 @@ def check_tensors(model: PreTrainedModel, found: Shapes) -> None:
     tied = (model._tied_weights_keys or []) if model.config.tie_word_embeddings else []
     expected = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     optional = [*tied, *(model._keys_to_ignore_on_load_missing or [])]
-    unread = [*(model._keys_to_ignore_on_load_unexpected or []), r"rotary_emb\.inv_freq", r"attn\.(masked_)?bias$"]
+    masks_and_angles = [r"\.(attn|attention|self_attention)\.(masked_)?bias$", r"rotary_emb\.inv_freq$"]  # of old files
+    unread = [*(model._keys_to_ignore_on_load_unexpected or []), *masks_and_angles]
 
     def without(names: set[str], patterns: list[str]) -> list[str]:
         return sorted(name for name in names if not any(re.search(pattern, prefix + name) for pattern in patterns))

@@ -334,6 +334,15 @@ def test_a_configuration_of_transformers_5_means_the_same(fetch, text, tmp_path,
         )
 
 
+def test_masks_and_angles_in_older_files_are_no_weights(fetch, broken, tmp_path):
+    """GPT-2, GPT-Neo and GPT-NeoX had their masks among the weights, Llama-2 its angles."""
+    tensors = load_file(broken / "model.safetensors")
+    for name in ("attn.bias", "attn.attention.bias", "attention.masked_bias", "self_attn.rotary_emb.inv_freq"):
+        tensors[f"model.layers.0.{name}"] = torch.ones(4)
+    save_file(tensors, broken / "model.safetensors", metadata={"format": "pt"})
+    fetch(path_source(broken), folder=tmp_path / "out")
+
+
 @pytest.mark.parametrize(("scale", "taken"), [(1.0, True), (1.5, False)])
 def test_a_tied_head_is_the_embedding(fetch, broken, tmp_path, scale, taken):
     tensors = load_file(broken / "model.safetensors")
