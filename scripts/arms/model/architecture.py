@@ -22,8 +22,8 @@ REFUSED = {
     "gemma2": "its answers to a batch of prompts are not those to each prompt alone",
     "jamba": "its state reads the padding before a prompt, so answers depend on the batch",
     "jetmoe": "its output head cannot be told from its body",
-    "mamba": "its state reads the padding before a prompt, so answers depend on the batch",
-    "recurrent_gemma": "its state reads the padding before a prompt, so answers depend on the batch",
+    "mamba": "it takes no mask, so answers depend on the batch",
+    "recurrent_gemma": "the pinned transformers cannot let it answer",
     "rwkv": "its state reads the padding before a prompt, so answers depend on the batch",
 }
 SCALES_ROPE = ("falcon", "gpt_neox", "llama", "olmo", "persimmon", "phi", "phi3", "stablelm")  # others ignore the key
