@@ -11,7 +11,7 @@ from pathlib import Path
 from arms.job.files import UserError
 from display.frames import contrast_order, read_frame
 from display.style import COLOURS, GREY, INK, MARGIN, PALE, new_figure, shades
-from display.words import contrast_name, metric_name, number, p_value
+from display.words import ABOUT, contrast_name, metric_name, number, p_value
 from study.runs import Run
 from study.vocabulary import ARMS, DPO_ARMS
 
@@ -99,7 +99,8 @@ def draw_categories(rows, metrics: Metrics):
         factor, label = metrics[metric]
         draw_heat_map(axis, rows[rows["metric"] == metric], names, factor)
         axis.set_title(f"{metric_name(metric)}, {label}", pad=5)
-    key = "Difference, adjusted p below. Framed: significant after adjustment. Grey: too few prompts to be tested."
+    about = " or ".join(sorted({ABOUT[scope] for scope in rows["scope"]}))
+    key = f"Difference, adjusted p below, about {about}. Framed: significant after adjustment. Grey: too few prompts."
     figure.supxlabel(key, fontsize=7, color=GREY, x=0.01, ha="left")
     return figure
 

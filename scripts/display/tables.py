@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from display.frames import contrast_order, of_kind, read_frame
-from display.words import contrast_words, interval, number, p_value, recipe_words, spelt_out, verdict_words
+from display.words import ABOUT, contrast_words, interval, number, p_value, recipe_words, spelt_out, verdict_words
 from study.vocabulary import ARMS, PRIMARY_CONTRASTS
 
 SOURCES = ("prompts", "seeds", "prompts x seeds", "samples")  # of uncertainty, as the table variation names them
@@ -36,6 +36,7 @@ def contrast_row(row, factor: float, unit: str) -> dict:
         "ci_method": interval(row.ci_method_lo, row.ci_method_hi, factor),
         "ci_ckpt": interval(row.ci_ckpt_lo, row.ci_ckpt_hi, factor),
         "verdict": verdict_words(row.verdict),
+        "about": ABOUT[row.scope],
         "kind": row.verdict.partition("_")[0],
         "words": spelt_out(row.words),
     }
@@ -97,7 +98,7 @@ def variation_rows(table, metrics: Metrics) -> list[dict]:
             {
                 "metric": metric,
                 "name": contrast_words(contrast)[0],
-                "about": "the recipe" if scope == "method" else "these checkpoints",
+                "about": ABOUT[scope],
                 "shares": ["—" if share != share else f"{share:.0%}" for share in shares],
                 "now": narrowed(sources["half_width"].iloc[0], factor),
                 "one_more": ["—" if width != width else narrowed(width, factor) for width in widths],

@@ -7,6 +7,8 @@ import re
 
 from study.vocabulary import CONTRASTS, METRICS
 
+ABOUT = {"method": "the recipe", "checkpoint": "these checkpoints"}  # what a claim in each scope is about
+
 
 def metric_name(metric: str) -> str:
     """A metric as it is called in figures; one that is not the study's keeps its name."""

@@ -324,6 +324,23 @@ def test_page_gives_the_answer(study, page):
         assert section in text
 
 
+def test_verdicts_say_what_they_are_about_and_sources_of_variation_are_shown(study, html):
+    """Three primary rows, all rows, and those of the variant; then every metric's primary contrasts and arms."""
+    about = re.findall(r'class="verdict [^<]*</span></td><td>(the recipe|these checkpoints)</td>', html)
+    contrasts = pd.read_parquet(study / "stats/contrasts.parquet")
+    overall = contrasts[contrasts["group"] == "__all__"]
+    shown = ["the recipe" if scope == "method" else "these checkpoints" for scope in overall["scope"]]
+    assert about[:3] == ["the recipe"] * 3
+    assert sorted(about[3 : 3 + len(overall)]) == sorted(shown)
+    section = html[html.index("What varies, and what one more would buy") : html.index("More prompts or more seeds?")]
+    variation = pd.read_parquet(study / "stats/variation.parquet")
+    first = variation[(variation["metric"] == "pref_acc") & (variation["contrast"] == "C1")].set_index("source")
+    for source in ("prompts", "seeds"):
+        assert f'<td class="n">{first.loc[source, "share"]:.0%}</td>' in section
+        assert f'<td class="n">{100 * first.loc[source, "half_width_one_more"]:.2f}</td>' in section
+    assert section.count("<tr>") == 2 + 9 + 9
+
+
 def test_page_is_whole_and_needs_nothing_from_outside(html, page):
     assert page.open == []
     assert page.tags.count("svg") == len(FIGURES)
