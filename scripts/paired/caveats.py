@@ -34,27 +34,39 @@ def failed_outputs(missing: Sequence[MissingOutputs], metrics: dict[str, Metric]
     """How many outputs of which arm failed, by status, and what they count as (docs/statistics.md, 1.8)."""
     for name, metric in metrics.items():
         own = [row for row in missing if row.metric == name]
-        shown = []
+        failed, cut, statuses = [], [], set()
         for arm in dict.fromkeys(row.arm for row in own):
             runs = [row for row in own if row.arm == arm]
+            n = sum(row.n_outputs for row in runs)
             lost = sum(round(row.rate_missing * row.n_outputs) for row in runs)
-            if not lost:
-                continue
             counts = {status: sum(getattr(row, status) for row in runs) for status in MODEL_FAILURES + INFRA_FAILURES}
-            counts["truncated"] += lost - sum(counts.values())  # a truncated output may have a value
-            why = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-            shown.append(f"{arm} {lost} of {sum(row.n_outputs for row in runs)} ({why})")
-        if not shown:
-            continue
-        text = f"Failed outputs of {name}: {', '.join(shown)}."
-        all_worst = metric.failed == "worst"
-        if metric.bounds and (all_worst or _any(own, MODEL_FAILURES)):
-            worst = metric.bounds[0 if metric.higher_is_better else 1]
-            which = "Each, as planned," if all_worst else f"A model's own failure ({', '.join(MODEL_FAILURES)})"
-            text += f" {which} counts as {worst:g}, the worst value."
-        if dropped := own[0].n_prompts_dropped:
-            text += f" {dropped} of {own[0].n_prompts} prompts left out for all models."
-        yield text
+            graded = sum(counts.values()) - lost  # a truncated output may have a value
+            counts["truncated"] -= graded
+            found = {status: count for status, count in counts.items() if count}
+            statuses |= set(found)
+            if found:
+                why = ", ".join(f"{count} {status}" for status, count in found.items())
+                failed.append(f"{arm} {lost} of {n} ({why})")
+            if graded:
+                cut.append(f"{arm} {graded} of {n}")
+        if failed:
+            yield f"Failed outputs of {name}: {', '.join(failed)}.{_counted(metric, statuses)}{_dropped(own)}"
+        if cut:
+            yield f"Truncated outputs of {name}, scored as they stand: {', '.join(cut)}."
+
+
+def _counted(metric: Metric, statuses: set[str]) -> str:
+    """What the failed outputs with a value by rule count as."""
+    if not metric.bounds or not (metric.failed == "worst" or statuses.intersection(MODEL_FAILURES)):
+        return ""
+    which = "Each, as planned," if metric.failed == "worst" else f"A model's own failure ({', '.join(MODEL_FAILURES)})"
+    return f" {which} counts as {metric.bounds[0 if metric.higher_is_better else 1]:g}, the worst value."
+
+
+def _dropped(rows: Sequence[MissingOutputs]) -> str:
+    """How many prompts failed outputs cost."""
+    dropped, n = rows[0].n_prompts_dropped, rows[0].n_prompts
+    return f" {dropped} of {n} prompts left out for all models." if dropped else ""
 
 
 def pooling(spreads: Sequence[SeedSpread], plan: Plan) -> Iterator[str]:
@@ -116,7 +128,3 @@ def outside(unplanned: Collection[str]) -> Iterator[str]:
             f"Not in the plan, hence exploratory, in a family of their own, more taken as better: "
             f"{', '.join(sorted(unplanned))}."
         )
-
-
-def _any(rows: Sequence[MissingOutputs], statuses: Sequence[str]) -> bool:
-    return any(getattr(row, status) for row in rows for status in statuses)

@@ -262,7 +262,10 @@ def test_a_truncated_answer_with_a_value_is_counted_and_not_missing(copy, monkey
         return rows
 
     rewrite(copy, "pass_rate", cut)
-    assert run(monkeypatch, copy, output="after") == before
+    after = run(monkeypatch, copy, output="after")
+    missing = pd.read_parquet(copy / "after/missing.parquet")
+    cut = missing[missing["arm"] == "sft_dpo"]["truncated"].sum()
+    assert after == before | {"banner": f"Truncated outputs of pass_rate, scored as they stand: sft_dpo {cut} of 144."}
     for table in ("contrasts", "arm_means", "seed_effects", "projection", "heterogeneity"):
         assert (copy / f"after/{table}.csv").read_bytes() == (copy / f"before/{table}.csv").read_bytes()
     missing = pd.read_parquet(copy / "after/missing.parquet").set_index(["metric", "arm", "train_seed"])
