@@ -54,12 +54,12 @@ def in_old_names(raw: dict) -> dict:
 
     from transformers import CONFIG_MAPPING
 
-    rope, kind = dict(raw["rope_parameters"]), raw["rope_parameters"].get("rope_type", "default")
-    base, share = ROPE_NAMES.get(raw["model_type"], ("rope_theta", "partial_rotary_factor"))
-    names = {base: rope.pop("rope_theta", None), share: rope.pop("partial_rotary_factor", None)}
+    rope = dict(raw["rope_parameters"])
+    kind, share = rope.pop("rope_type", "default"), rope.pop("partial_rotary_factor", 1.0)
+    base_name, share_name = ROPE_NAMES.get(raw["model_type"], ("rope_theta", "partial_rotary_factor"))
+    names = {base_name: rope.pop("rope_theta", None), share_name: None if share == 1.0 else share}
     names = {name: value for name, value in names.items() if value is not None}
-    names["rope_scaling"] = None if kind == "default" else {**rope, "type": kind}
-    rope.pop("rope_type", None)
+    names["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
     known = inspect.signature(CONFIG_MAPPING[raw["model_type"]].__init__).parameters
     absent = [name for name, value in names.items() if name not in known and value is not None]
     absent += list(rope) if kind == "default" else []

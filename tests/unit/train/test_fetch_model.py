@@ -315,7 +315,7 @@ def test_code_of_a_model_is_never_run(fetch, broken, tmp_path, kind, taken):
             {"rope_type": "linear", "factor": 2.0, "rope_theta": 50.0},
             {"rope_theta": 50.0, "rope_scaling": {"type": "linear", "factor": 2.0}},
         ),
-        ("qwen2", {"rope_type": "default", "rope_theta": 50.0}, {"rope_theta": 50.0}),
+        ("qwen2", {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 1.0}, {"rope_theta": 50.0}),
     ],
 )
 def test_a_configuration_of_transformers_5_means_the_same(fetch, text, tmp_path, family, rope, old):
