@@ -18,6 +18,16 @@ class ContractError(Exception):
     """Input that breaks the data contract. The message names the file, the column and the key."""
 
 
+@contextlib.contextmanager
+def well_formed(what: str) -> Iterator[None]:
+    """What is read in this block has the expected parts; else ContractError: `what`, and the part that is amiss."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        part = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ContractError(f"{what} ({part})") from None
+
+
 def canonical_json(value: object) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .files import ContractError, sha256_json
@@ -95,7 +96,7 @@ def read_plan(plan: object, *, where: str = "plan", question: Question = NO_QUES
         name: _read_metric(name, entry, f"{where}, metric {name!r}") for name, entry in sorted(plan["metrics"].items())
     }
     primary = plan["primary_metric"]
-    if primary not in metrics:
+    if primary not in list(metrics):
         raise ContractError(f"{where}, key 'primary_metric': {primary!r} is not in 'metrics' ({', '.join(metrics)})")
     contrasts, primary_contrasts = _read_contrasts(plan, where, question)
     train_seeds = plan.get("train_seeds")
@@ -124,7 +125,10 @@ def read_plan(plan: object, *, where: str = "plan", question: Question = NO_QUES
 
 def _read_contrasts(plan: dict, where: str, question: Question) -> tuple[dict[str, Weights], tuple[str, ...]]:
     """(contrasts, names of the primary ones)."""
-    contrasts = {name: dict(weights) for name, weights in (plan.get("contrasts") or question.contrasts).items()}
+    given = plan.get("contrasts") or question.contrasts
+    if not isinstance(given, Mapping) or not all(isinstance(weights, Mapping) for weights in given.values()):
+        raise ContractError(f"{where}, key 'contrasts': must be an object such as {EXAMPLE}, found {given!r}")
+    contrasts = {name: dict(weights) for name, weights in given.items()}
     if not contrasts:
         raise ContractError(f"{where}, key 'contrasts': must name at least one contrast, such as {EXAMPLE}")
     for name, weights in contrasts.items():
@@ -135,11 +139,13 @@ def _read_contrasts(plan: dict, where: str, question: Question) -> tuple[dict[st
                 f"{where}, contrast {name!r}: coefficients sum to {sum(weights.values())}, must sum to 0 ({weights})"
             )
     default_primary = [name for name in question.primary if name in contrasts] or list(contrasts)
-    primary = tuple(plan.get("primary_contrasts") or default_primary)
+    primary = plan.get("primary_contrasts") or default_primary
+    if not isinstance(primary, list | tuple):
+        raise ContractError(f"{where}, key 'primary_contrasts': must be a list of contrasts, found {primary!r}")
     for name in primary:
-        if name not in contrasts:
+        if name not in list(contrasts):
             raise ContractError(f"{where}, key 'primary_contrasts': {name!r} is not one of {', '.join(contrasts)}")
-    return contrasts, primary
+    return contrasts, tuple(primary)
 
 
 def _object(value: object, where: str, known: set[str], required: set[str]) -> dict:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
 
-from .files import ContractError
+from .files import ContractError, well_formed
 
 Weights = dict[str, int]
 
@@ -107,6 +107,11 @@ def read_question(value: dict, *, where: str = "question") -> Question:
     Raises ContractError: a key that is unknown or missing, or a phrase, rule or headline of a contrast that is not
     there.
     """
+    with well_formed(f"{where}: not a question as paired.question.Question describes it"):
+        return _question(value, where)
+
+
+def _question(value: dict, where: str) -> Question:
     given = dict(value)
     for name, kind in (("rule", Rule), ("headline", Headline)):
         if given.get(name) is not None:

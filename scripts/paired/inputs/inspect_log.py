@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from ..files import ContractError, read_json
-from .runs import Grouping, Item, Run, Value, safe, sha256, written_by
+from ..files import ContractError, read_json, well_formed
+from .runs import Grouping, Item, Run, Value, safe, sha256
 
-TOOL = "inspect_ai"
+NOT_OURS = "not as inspect_ai writes it; evaluate again, or mend the log"
 ZIP_ZSTANDARD = 93
 LETTERS = {"C": 1.0, "P": 0.5, "I": 0.0, "N": 0.0, "yes": 1.0, "true": 1.0, "no": 0.0, "false": 0.0}
 
@@ -27,7 +27,7 @@ def read(path: Path, run: Run, grouping: Grouping) -> None:
     if path.is_dir():
         raise ContractError(f"{path}: is a folder; name one log file (.eval or .json)")
     if zipfile.is_zipfile(path):
-        with written_by(TOOL, str(path)):
+        with well_formed(f"{path}: {NOT_OURS}"):
             header, samples = _zipped(path)
     else:
         header = read_json(path)
@@ -38,13 +38,13 @@ def read(path: Path, run: Run, grouping: Grouping) -> None:
         raise ContractError(f"{path}: the evaluation ended with status {header['status']!r}; `inspect eval-retry` it")
     if not samples:
         raise ContractError(f"{path}: no samples inside; run inspect with log_samples")
-    with written_by(TOOL, str(path)):
+    with well_formed(f"{path}: {NOT_OURS}"):
         task = header["eval"]["task"]
         run.add_task(task, header["eval"].get("task_version"), path)
         log = _Task(run, task, grouping)
         for sample in samples:
             where = f"{path}, sample {sample['id']} epoch {sample['epoch']}"
-            with written_by(TOOL, where):
+            with well_formed(f"{where}: {NOT_OURS}"):
                 log.add(sample, where)
     log.finish()
 

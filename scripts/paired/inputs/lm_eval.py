@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ..files import ContractError, read_json
-from .runs import Grouping, Item, Run, Value, safe, sha256, written_by
+from ..files import ContractError, read_json, well_formed
+from .runs import Grouping, Item, Run, Value, safe, sha256
 
-TOOL = "lm-evaluation-harness"
+NOT_OURS = "not as lm-evaluation-harness writes it; evaluate again, or mend the log"
 NEEDED = ("doc_id", "doc", "resps", "filter", "metrics", "doc_hash", "prompt_hash", "target_hash")
 
 
@@ -21,7 +21,7 @@ def read(path: Path, run: Run, grouping: Grouping) -> None:
         results = read_json(file)
         if not {"results", "configs", "versions"} <= results.keys():
             raise ContractError(f"{file}: not a results file of lm-evaluation-harness (keys: {', '.join(results)})")
-        with written_by(TOOL, str(file)):
+        with well_formed(f"{file}: {NOT_OURS}"):
             _read_tasks(file, results, run, grouping)
 
 
@@ -38,7 +38,7 @@ def _read_tasks(file: Path, results: dict, run: Run, grouping: Grouping) -> None
         with samples.open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 where = f"{samples}, line {number}"
-                with written_by(TOOL, where):
+                with well_formed(f"{where}: {NOT_OURS}"):
                     log.add(line, where)
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -188,16 +187,6 @@ def _check_item(prompt_id: str, item: Item, theirs: Item, names: tuple[str, str]
         )
     if (theirs.category, theirs.cluster) != (item.category, item.cluster):
         raise ContractError(f"item {prompt_id}: category or cluster differ between {both}")
-
-
-@contextlib.contextmanager
-def written_by(tool: str, where: str) -> Iterator[None]:
-    """Whatever is read in this block is what the tool writes; ContractError naming `where` if it is something else."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        what = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ContractError(f"{where}: not as {tool} writes it ({what}); evaluate again, or mend the log") from None
 
 
 def safe(metric: str) -> str:

@@ -11,10 +11,15 @@ import pytest
 
 pytest.importorskip("statsmodels", reason="runs in the stats environment")
 
-from test_logs import LOGS, SEEDS, edit_samples
+from questions import QUESTION
+from test_compare import PLAN
+from test_logs import LOGS, SEEDS, edit_samples, spoil
 
 from paired import compare
 from paired.files import ContractError
+from paired.plan import read_plan
+from paired.question import read_question
+from study.question import QUESTION as GIVEN
 
 README = ("--lm-eval", "base=lm_eval/base", *SEEDS, "--metric", "exact_match", "acc")
 
@@ -296,3 +301,26 @@ def test_a_plan_and_the_models_that_it_compares(here):
     rows[3]["train_seed"] = ""
     with pytest.raises(ContractError, match="old has a run without a training seed beside seeded ones"):
         compare_table(rows)
+
+
+def test_a_spoiled_plan_or_question_is_one_clear_error_or_read():
+    """Parts of both that are lost or something else than they should be: never a traceback."""
+    plan = PLAN | {
+        "train_seeds": [1, 2, 3],
+        "contrasts": {"C1": {"sft_dpo": 1, "sft": -1}},
+        "primary_contrasts": ["C1"],
+    }
+    given = json.loads(json.dumps(GIVEN, default=sorted))
+    refused = 0
+    for number in range(1500):
+        rng = np.random.default_rng(number)
+        value = json.loads(json.dumps(plan if number % 2 else given))
+        spoil(value, rng)
+        try:
+            read_plan(value, question=QUESTION) if number % 2 else read_question(value)
+        except ContractError:
+            refused += 1
+        except Exception as error:
+            error.add_note(f"spoiled {number}: {value}")
+            raise
+    assert 500 < refused < 1400
