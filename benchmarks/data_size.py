@@ -26,10 +26,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=100_000)
     parser.add_argument("--heldout", type=int, default=1000)
-    parser.add_argument("--model", required=True, help="model.json of a base model")
+    parser.add_argument("--model", help="model.json of a base model; without it nothing is tokenised")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder, model = Path(name), str(Path(args.model).resolve())
+        folder = Path(name)
         near = make(folder, args.pairs, args.heldout)
         sources = {name: f"{name}.jsonl" for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts")}
         size = (folder / "pairs.jsonl").stat().st_size / 1e6
@@ -39,9 +39,20 @@ def main() -> None:
             run(folder, "grade", "check_data", {"data": data}, {}, [*flags, "--rows", f"{data}.parquet"])
             found = json.loads((folder / f"{data}.json").read_text(encoding="utf-8"))["near_duplicates"]
             print(f"    {len(found)} near-duplicates found")
+        if not args.model:
+            return
         tokens = {"template": "{prompt}\n", "system_prompt": None, "max_length": 4096, "on_overlong": "error"}
         tokens |= {"eos_after_truncation": True, "rows": None}
-        flags = ["--model", model, "--data", "pairs.parquet", "--kind", "pairs"]
+        flags = [
+            "--model",
+            str(Path(args.model).resolve()),
+            "--threads",
+            "2",
+            "--data",
+            "pairs.parquet",
+            "--kind",
+            "pairs",
+        ]
         run(folder, "train", "tokenize_data", {}, tokens, [*flags, "--tokens", "t.parquet", "--audit", "t.json"])
 
 

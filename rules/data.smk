@@ -1,8 +1,7 @@
 """The data: checked as text and written in one layout, then turned into token ids once for all arms.
 
-Each check owns one file and sees the others only to find leakage, and what would stop the study later: these are
-`ancient`, since another held-out prompt is no reason to train again. Whichever file changes, its own check compares
-it with the others before anything is made from it. The checks run where the graders are.
+Each job owns one file and looks at the others, so that whatever would stop the study later stops it before it trains.
+These are `ancient`: another held-out prompt is no reason to train again. The checks run where the graders are.
 """
 
 
@@ -60,6 +59,7 @@ rule tokenize_data:
         "<benchmarks>/tokenize_data/{dataset}.tsv"
     conda:
         "../envs/train.yaml"
+    threads: 2
     resources:
         runtime=60,
     params:
@@ -71,4 +71,4 @@ rule tokenize_data:
             ahead=lambda wildcards, output: json.dumps(study.looked_ahead(wildcards.dataset)),
         ),
     shell:
-        RUN
+        RUN_ON_THREADS

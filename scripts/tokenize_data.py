@@ -11,6 +11,7 @@ job also tokenises the held-out rows, and stops before training if one of them i
 from __future__ import annotations
 
 import json
+import os
 from typing import TYPE_CHECKING
 
 from arms.data.encoding import COMPLETIONS, Encoder, take_in_turn, write_tokens
@@ -41,8 +42,10 @@ def main() -> None:
     parser.add_argument(
         "--ahead", type=json.loads, default={}, metavar="JSON", help="the same: {data set: [file, rows]}"
     )
+    parser.add_argument("--threads", type=int, default=1, help="threads of the tokenizer")
     args = parser.parse_args()
     job = Job(args)
+    os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(args.threads)}
 
     tokenizer = load_tokenizer(args.model)
     for name, (source, limit) in args.ahead.items():

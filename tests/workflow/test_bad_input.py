@@ -133,7 +133,7 @@ def test_heldout_prompts_that_cannot_be_graded_stop_it_before_training(clone):
     assert "heldout_prompts.jsonl, line 3: unknown instruction" in done.stdout
     assert "Traceback" not in done.stdout
     logs = {path.name for path in (clone.folder / "results" / "smoke" / "logs").iterdir()}
-    assert logs <= {"fetch_model.log", "freeze_plan.log", "check_data"}
+    assert not logs & {"tokenize_data", "train_sft", "train_dpo", "score_pairs", "generate"}
 
 
 def test_bad_data_leaves_earlier_results_alone(finished, tmp_path):
