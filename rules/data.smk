@@ -29,7 +29,7 @@ rule check_data:
 use rule check_data as list_heldout with:
     # List the held-out pairs and prompts for the statistics.
     input:
-        heldout=expand("<results>/data/{data}.parquet", data=HELDOUT),
+        heldout=expand("<results>/data/{data}.parquet", data=study.heldout),
     output:
         prompts="<results>/data/prompts.parquet",
         audit="<results>/data/prompts.audit.json",

@@ -55,12 +55,13 @@ use rule score_pairs as generate with:
 rule grade:
     """Scores of one run, in the form of the statistics' data contract."""
     input:
-        prompts="<results>/data/heldout_prompts.parquet",
-        generations="<results>/{run}/generations.parquet",
+        **study.of_prompts(
+            prompts="<results>/data/heldout_prompts.parquet", generations="<results>/{run}/generations.parquet"
+        ),
         pair_logps="<results>/{run}/heldout_logps.parquet",
     output:
+        **study.of_prompts(pass_rate="<results>/scores/metric=pass_rate/part-{run}.parquet"),
         pref_acc="<results>/scores/metric=pref_acc/part-{run}.parquet",
-        pass_rate="<results>/scores/metric=pass_rate/part-{run}.parquet",
         logp_margin="<results>/scores/metric=logp_margin/part-{run}.parquet",
         manifest="<results>/scores/part-{run}.manifest.json",
     log:

@@ -33,16 +33,7 @@ rule plot:
 rule report:
     """One self-contained page: question, answer, figures, tables, examples, data audit, versions."""
     input:
-        decision="<results>/stats/decision.json",
-        tables=expand("<results>/stats/{table}.parquet", table=REPORTED_TABLES),
-        template=source("scripts/report.html.j2"),
-        figures=expand("<results>/figures/{figure}.svg", figure=FIGURES),
-        audits=study.audits,
-        parity="<results>/parity.json",
-        variants=expand("<results>/stats{variant}/contrasts.parquet", variant=list(study.recipes)[1:]),
-        prompts="<results>/data/heldout_prompts.parquet",
-        generations=expand("<results>/{run}/generations.parquet", run=study.runs()),
-        scores=expand("<results>/scores/metric=pass_rate/part-{run}.parquet", run=study.runs()),
+        **study.answers,
         manifests=[
             "<results>/model/manifest.json",
             "<results>/stats/manifest.json",

@@ -47,7 +47,9 @@ rule compare:
     """Paired contrasts C1-C7 with error control, a verdict for each in words, and the decision."""
     input:
         scores=lambda wildcards: expand(
-            "<results>/scores/metric={metric}/part-{run}.parquet", metric=METRICS, run=study.runs(wildcards.variant)
+            "<results>/scores/metric={metric}/part-{run}.parquet",
+            metric=study.metrics,
+            run=study.runs(wildcards.variant),
         ),
         prompts="<results>/data/prompts.parquet",
         plan_lock="<results>/plan.json",

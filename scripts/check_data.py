@@ -38,7 +38,11 @@ def main() -> None:
     checker = Checker(args.sources, args.least, job)
     checker.read_all(name, args.rows)
     table, near = checker.tables[name], checker.near()
-    told = [] if name in HELDOUT else warnings(table, [checker.tables[other] for other in HELDOUT], near)
+    told = (
+        []
+        if name in HELDOUT
+        else warnings(table, [checker.tables[other] for other in HELDOUT if other in checker.tables], near)
+    )
     summary = summary_of(table)
     write_json(args.audit, {"schema": 2, **summary, "near_duplicates": near, "warnings": told})
     for line in words(DATA[name], summary):

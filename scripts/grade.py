@@ -10,6 +10,7 @@ pair_id, chosen_logp, chosen_tokens, rejected_logp, rejected_tokens.
 Each output has one row for each (prompt, sample), sorted: arm, train_seed, prompt_id, sample_idx, value, status,
 gen_sha256. A generation that was cut before it ended has failed: its value is 0 and its status `truncated`. An empty
 one has no value and the status `empty`; the statistics count it at the worst bound. Equal inputs give equal bytes.
+A study without held-out prompts has no generations and no pass rate.
 """
 
 from __future__ import annotations
@@ -33,11 +34,11 @@ UNTRAINED = -1  # train_seed of the base
 def main() -> None:
     """Check everything that can be checked, then grade, then write."""
     parser = JobParser(__doc__)
-    parser.input("prompts", help="checked table of the held-out prompts, or a file in its layout")
-    parser.input("generations", help="answers to them (parquet)")
+    parser.input("prompts", default=None, help="checked table of the held-out prompts, or a file in its layout")
+    parser.input("generations", default=None, help="answers to them (parquet)")
     parser.input("pair_logps", help="log-probabilities of the held-out pairs (parquet)")
     for metric in METRICS:
-        parser.output(metric, help=f"scores of metric {metric} (parquet, output)")
+        parser.output(metric, default=None, help=f"scores of metric {metric} (parquet, output)")
     args = parser.parse_args()
     job = Job(args)
     try:
@@ -45,20 +46,22 @@ def main() -> None:
     except ValueError as error:
         raise UserError(f"--job, wildcard run: {error}") from None
 
-    prompts = read_prompts(args.prompts)
-    generations = read_generations(args.generations, prompts, args.prompts)
+    prompts = read_prompts(args.prompts) if args.prompts else {}
+    generations = read_generations(args.generations, prompts, args.prompts) if args.generations else []
     pairs = read_pairs(args.pair_logps)
 
     passed = [(g["prompt_id"], g["sample_idx"], *grade(prompts[g["prompt_id"]], g)) for g in generations]
     preferred = [(p["pair_id"], 0, float(p["chosen_logp"] > p["rejected_logp"]), "ok", None) for p in pairs]
     margins = [(p["pair_id"], 0, margin(p), "ok", None) for p in pairs]
     for target, rows in ((args.pass_rate, passed), (args.pref_acc, preferred), (args.logp_margin, margins)):
-        write_scores(target, run, rows)
+        if target:
+            write_scores(target, run, rows)
 
     statuses = Counter(row[3] for row in passed)
-    rate = sum(row[2] or 0.0 for row in passed) / len(passed)
+    rate = sum(row[2] or 0.0 for row in passed) / len(passed) if passed else None
     accuracy = sum(row[2] for row in preferred) / len(preferred)
-    job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({statuses['truncated']} never ended)")
+    if rate is not None:
+        job.say(f"pass rate {rate:.3f} of {len(passed)} answers ({statuses['truncated']} never ended)")
     job.say(f"preference accuracy {accuracy:.3f} of {len(pairs)} pairs")
     job.finish(
         pass_rate=rate,

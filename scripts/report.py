@@ -12,6 +12,7 @@ untrusted: the template escapes all but what is ours. Equal inputs give equal by
 
 from __future__ import annotations
 
+import argparse
 import re
 from pathlib import Path
 
@@ -37,9 +38,9 @@ def main() -> None:
     parser.input("audits", nargs="+", help="audits of the data files and of their tokens")
     parser.input("parity", key=str, help="what training observed to be alike in the arms")
     parser.input("variants", nargs="*", default=[], help="stats-<recipe>/contrasts.parquet of other recipes")
-    parser.input("prompts", key=str, help="checked table of the held-out prompts")
-    parser.input("generations", nargs="+", help="<run>/generations.parquet of every run")
-    parser.input("scores", nargs="+", help="part-<run>.parquet: graded answers of every run")
+    parser.input("prompts", key=str, default=None, help="checked table of the held-out prompts")
+    parser.input("generations", nargs="*", default=[], help="<run>/generations.parquet of every run")
+    parser.input("scores", nargs="*", default=[], help="part-<run>.parquet: graded answers of every run")
     parser.input("manifests", nargs="+", help="manifests of model, training, grading, statistics")
     parser.output("html", help="the page")
     parser.add_argument("--skipped", type=Path, help="jobs that did not have to run again after all, one a line")
@@ -54,12 +55,7 @@ def main() -> None:
         decision=decision,
         **statistics({stem(path): read_frame(path) for path in args.tables}, decision, args.variants),
         figures={stem(path): inline_svg(path) for path in args.figures},
-        examples=choose_examples(
-            list(read_rows(args.prompts, {"id": str, "prompt": str, "category": str})),
-            args.generations,
-            args.scores,
-            min(job.settings["seeds"]),
-        ),
+        examples=examples(args, job),
         audit=data_audit(args.audits),
         parity=read_json(args.parity),
         provenance=provenance([read_manifest(path) for path in args.manifests]),
@@ -68,6 +64,14 @@ def main() -> None:
     write_text(args.html, page)
     job.say(f"{args.html}: {len(page) // 1024} KiB, {decision['decision']}")
     job.finish()
+
+
+def examples(args: argparse.Namespace, job: Job) -> list[dict]:
+    """What the page shows of the answers; nothing without held-out prompts."""
+    if not args.prompts:
+        return []
+    prompts = list(read_rows(args.prompts, {"id": str, "prompt": str, "category": str}))
+    return choose_examples(prompts, args.generations, args.scores, min(job.settings["seeds"]))
 
 
 def stem(path: str) -> str:
@@ -90,7 +94,7 @@ def statistics(tables: dict, decision: dict, variants: list[str]) -> dict[str, o
     metrics = units(contrasts, primary)
     return {
         "metrics": {metric: metric_name(metric) for metric in metrics},
-        "meanings": {name: meaning for _, name, _, meaning in METRICS.values()},
+        "meanings": {METRICS[metric][1]: METRICS[metric][3] for metric in METRICS if metric in metrics},
         "units": metrics,
         "arms": ARMS,
         "level": f"{100 * decision['confidence']:g}%",

@@ -34,6 +34,7 @@ def data_audit(paths: list[str]) -> dict:
         rows = [
             {"name": DATASET_NAMES[dataset], **data[key], "tokens": tokens[dataset]}
             for dataset, key in DATASETS.items()
+            if key in data or key != "heldout_prompts"  # which a study may do without
         ]
     except KeyError as error:
         found = sorted(f"{folder}/{name}" for folder, names in audits.items() for name in names)
@@ -45,7 +46,7 @@ def data_audit(paths: list[str]) -> dict:
         "pairs": data["pairs"],
         "heldout_pairs": data["heldout_pairs"],
         "heldout_clusters": data["prompts"]["clusters"],
-        "near_duplicates": sum(len(data[name]["near_duplicates"]) for name in HELDOUT),
+        "near_duplicates": sum(len(data[name]["near_duplicates"]) for name in HELDOUT if name in data),
         "warnings": [*data["sft"]["warnings"], *data["pairs"]["warnings"]],
     }
 

@@ -20,7 +20,7 @@ import yaml
 
 from study.base_files import data_files
 from study.runs import Run
-from study.vocabulary import DATA, DATASETS, DPO_ARMS, HELDOUT, TRAINED
+from study.vocabulary import DATA, DATASETS, DPO_ARMS, HELDOUT, METRICS, OF_ANSWERS, TRAINED
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
 
@@ -75,24 +75,57 @@ class Study:
         """arm.json of a run's adapter; the base has none."""
         return [] if run == "base" else [f"<results>/{run}/adapter/arm.json"]
 
+    @property
+    def data(self) -> list[str]:
+        """The data sets that the configuration names: held-out prompts may be left out."""
+        return [name for name in DATA if name in self.config["data"]]
+
+    @property
+    def heldout(self) -> list[str]:
+        """Those that no arm is trained on."""
+        return [name for name in HELDOUT if name in self.data]
+
+    @property
+    def datasets(self) -> list[str]:
+        """The data sets of the token files."""
+        return [dataset for dataset, name in DATASETS.items() if name in self.data]
+
+    @property
+    def metrics(self) -> list[str]:
+        """What the arms are compared by: without held-out prompts no answer is."""
+        return [name for name in METRICS if name not in OF_ANSWERS or "heldout_prompts" in self.data]
+
+    def of_prompts(self, **files: str | list[str]) -> dict[str, str | list[str]]:
+        """Files of a rule that there are only with held-out prompts: these, or none."""
+        return files if "heldout_prompts" in self.data else {}
+
+    @property
+    def answers(self) -> dict[str, str | list[str]]:
+        """What the report shows of answers to held-out prompts."""
+        return self.of_prompts(
+            prompts="<results>/data/heldout_prompts.parquet",
+            generations=[f"<results>/{run}/generations.parquet" for run in self.runs()],
+            scores=[f"<results>/scores/metric=pass_rate/part-{run}.parquet" for run in self.runs()],
+        )
+
     def data_files(self, *names: str) -> list[str]:
         """The files of data sets."""
         return [path for name in names for path in data_files(self.config["data"][name])]
 
     def beside(self, data: str) -> list[str]:
         """The data files that a check looks at beside its own."""
-        return self.data_files(*(name for name in DATA if name != data))
+        return self.data_files(*(name for name in self.data if name != data))
 
     def looked_ahead(self, dataset: str) -> dict[str, tuple[str | dict, int | None]]:
         """What tokenising a training set also tries to tokenise: each held-out set, and how many rows of it."""
         rows = self.config["data"]["rows"]
-        names = HELDOUT if dataset in TRAINED.values() else ()
+        names = self.heldout if dataset in TRAINED.values() else []
         return {name: (self.config["data"][name], rows.get(name)) for name in names}
 
     @property
     def sources(self) -> str:
         """Where each data set is, as JSON."""
-        return json.dumps({name: self.config["data"][name] for name in DATA})
+        return json.dumps({name: self.config["data"][name] for name in self.data})
 
     @property
     def least_rows(self) -> str:
@@ -103,12 +136,12 @@ class Study:
     @property
     def data_audits(self) -> list[str]:
         """What the checks of the data files found."""
-        return [f"<results>/data/{name}.audit.json" for name in (*DATA, "prompts")]
+        return [f"<results>/data/{name}.audit.json" for name in (*self.data, "prompts")]
 
     @property
     def audits(self) -> list[str]:
         """These, and what tokenising found."""
-        return [*self.data_audits, *(f"<results>/tokens/{name}.audit.json" for name in DATASETS)]
+        return [*self.data_audits, *(f"<results>/tokens/{name}.audit.json" for name in self.datasets)]
 
     @property
     def wildcards(self) -> dict[str, str]:
@@ -121,8 +154,8 @@ class Study:
             "seed": "[0-9]+",
             "split": "train|heldout",
             "stage": "|".join(TRAINED),
-            "data": "|".join(DATA),
-            "dataset": "|".join(DATASETS),
+            "data": "|".join(self.data),
+            "dataset": "|".join(self.datasets),
         }
 
 
@@ -195,7 +228,13 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
     if filled["model"].get("path"):
         filled["model"]["path"] = _one_spelling(filled["model"]["path"])
-    filled["data"] |= {name: _data_set(name, filled["data"][name], home) for name in DATA}
+    filled["data"] |= {name: _data_set(name, filled["data"][name], home) for name in DATA if name in filled["data"]}
+    metric = filled["statistics"]["primary_metric"]
+    if metric in OF_ANSWERS and "heldout_prompts" not in filled["data"]:
+        raise ConfigError(
+            f"statistics.primary_metric: {metric} is judged on data.heldout_prompts, which is missing; add it, or "
+            "choose pref_acc"
+        )
     for stage in ("sft", "dpo"):
         _check_batches(filled, stage)
     _check_loss(filled["dpo"])

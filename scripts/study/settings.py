@@ -111,7 +111,7 @@ class Settings:
                     "margin": chosen["margins"].get(name),
                     "role": "primary" if name == chosen["primary_metric"] else "secondary",
                 }
-                for name, (kind, *_) in METRICS.items()
+                for name, kind in ((name, METRICS[name][0]) for name in self.study.metrics)
             },
         }
 

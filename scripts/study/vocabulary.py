@@ -46,6 +46,8 @@ METRICS = {
     ),
 }
 
+OF_ANSWERS = ("pass_rate",)  # metrics of answers to held-out prompts; the others are of held-out pairs
+
 FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
 TABLES = (
     "contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing", "seed_spread",

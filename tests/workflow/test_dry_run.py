@@ -27,6 +27,12 @@ def test_a_fresh_clone_plans_every_job(clone, config, jobs):
     assert clone.planned(config=config) == jobs
 
 
+def test_without_heldout_prompts_nothing_is_generated(clone):
+    clone.edit("config/smoke.yaml", "  heldout_prompts: config/data/heldout_prompts.jsonl\n", "")
+    fewer = {"check_data": 3, "tokenize_data": 3}
+    assert clone.planned() == {name: n for name, n in {**SMOKE_JOBS, **fewer}.items() if name != "generate"}
+
+
 @pytest.mark.parametrize("size", ["7b", "32b"])
 def test_the_configurations_for_one_gpu_plan_without_the_model(clone, size):
     (clone.folder / ".envs").unlink()

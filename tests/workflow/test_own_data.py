@@ -1,9 +1,11 @@
 """The examples of config/README.md, "Your own data", through the public command, without a network."""
 
 import json
+import os
 import re
 import subprocess
 
+import pytest
 import yaml
 
 # Writes the repository's own rows as the examples describe them, in a folder; run where pyarrow is.
@@ -56,3 +58,18 @@ def test_the_examples_of_your_own_data(clone):
         columns = ["id", "prompt", *sides]
         found = json.loads(python(clone, READ, f"results/smoke/data/{name}.parquet", *columns))
         assert found == [{key: row[key] for key in columns} for row in own]
+
+
+@pytest.mark.skipif(os.environ.get("SFT_VS_DPO_ALL_TESTS") != "1", reason="a whole study; SFT_VS_DPO_ALL_TESTS=1")
+def test_a_study_without_heldout_prompts(clone):
+    clone.edit("config/smoke.yaml", "  heldout_prompts: config/data/heldout_prompts.jsonl\n", "")
+    done = clone.snakemake("--cores", "2")
+    assert done.returncode == 0, done.stdout[-3000:]
+    results = clone.folder / "results/smoke"
+    assert {path.name for path in (results / "scores").iterdir() if path.is_dir()} == {
+        "metric=pref_acc",
+        "metric=logp_margin",
+    }
+    page = (results / "report.html").read_text()
+    assert "Graded pass rate" not in page
+    assert 'id="examples"' not in page

@@ -122,6 +122,15 @@ def test_a_data_set_that_cannot_be_is_refused_at_once(smoke, source, words):
     assert words in str(error.value)
 
 
+def test_without_heldout_prompts_preferences_alone_are_judged(smoke):
+    data = {name: path for name, path in smoke["data"].items() if name != "heldout_prompts"}
+    study = load({**smoke, "data": data}, SCHEMA)
+    assert study.metrics == ["pref_acc", "logp_margin"]
+    assert not [path for path in study.audits if "prompts." in path and "data/prompts." not in path]
+    with pytest.raises(ConfigError, match=r"pass_rate is judged on data\.heldout_prompts, which is missing"):
+        load({**smoke, "data": data, "statistics": {"primary_metric": "pass_rate"}}, SCHEMA)
+
+
 def test_files_of_data_sets(smoke, tmp_path):
     (tmp_path / "shards").mkdir()
     for name in ("b.parquet", "a.parquet"):

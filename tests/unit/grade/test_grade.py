@@ -155,7 +155,7 @@ class Study:
             for name, chosen, rejected in (("q3", -8.0, -8.0), ("q1", -8.0, -12.0), ("q2", -9.0, -8.0))
         ]
 
-    def run(self, run="sft-seed1", out="out"):
+    def run(self, run="sft-seed1", out="out", without=()):
         lines = [json.dumps({k: v for k, v in row.items() if k != "_row"}) for row in self.prompts]
         (self.folder / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
         pq.write_table(pa.Table.from_pylist(self.generations), self.folder / "generations.parquet")
@@ -171,6 +171,7 @@ class Study:
             "pass-rate": out / "pass_rate.parquet",
             "logp-margin": out / "logp_margin.parquet",
         }
+        flags = {name: value for name, value in flags.items() if name not in without}
         argv = ["grade.py", *(str(part) for name, value in flags.items() for part in (f"--{name}", value))]
         self.monkeypatch.setattr(sys, "argv", argv)
         grade.main()
@@ -182,6 +183,14 @@ def study(tmp_path, monkeypatch):
     folder = tmp_path / "a folder with 'quotes'"
     folder.mkdir()
     return Study(folder, monkeypatch)
+
+
+def test_without_heldout_prompts_preferences_are_scored_alike(study):
+    whole = study.run(out="whole")
+    alone = study.run(out="alone", without=("prompts", "generations", "pass-rate"))
+    assert not alone["pass_rate"].exists()
+    for metric in ("pref_acc", "logp_margin"):
+        assert alone[metric].read_bytes() == whole[metric].read_bytes()
 
 
 def test_score_contract(study):
