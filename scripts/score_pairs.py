@@ -21,7 +21,7 @@ from arms.scoring.tables import origin_of, score, write_table
 
 
 def main() -> None:
-    """Score all pairs in file order, in batches of one size, and write the table."""
+    """Score all pairs in batches of like length, the longest first, and write the table in file order."""
     parser = JobParser(__doc__)
     add_policy_arguments(parser)
     parser.input("tokens", help="token ids of the pairs")
@@ -37,10 +37,11 @@ def main() -> None:
     saved = progress.latest()
 
     pairs, size = read_tokens(args.tokens), settings["batch_size"]
-    rows = read_state(saved)["rows"] if saved else []
+    rows, order = read_state(saved)["rows"] if saved else [], pairs.longest_first()
     for start in range(len(rows), len(pairs), size):
-        rows += score(policy, list(pairs[start : start + size]), size)
+        rows += score(policy, [pairs[place] for place in order[start : start + size]], size)
         progress.reached(len(rows), {"rows": rows}, f"{len(rows)}/{len(pairs)} pairs")
+    rows = [row for _, row in sorted(zip(order, rows, strict=True), key=lambda item: item[0])]
 
     accuracy = sum(row["chosen_logp"] > row["rejected_logp"] for row in rows) / len(rows)
     write_table(args.table, rows, made_from)

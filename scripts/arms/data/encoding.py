@@ -251,6 +251,14 @@ class TokenRows(Sequence):
         """The id of every row."""
         return self.table["id"].to_pylist()
 
+    def longest_first(self) -> list[int]:
+        """The positions of the rows, by the number of their ids: batches of like rows have little padding."""
+        import pyarrow.compute
+
+        names = [field.name for field in self.table.schema if field.name.endswith("_ids")]
+        lengths = sum(pyarrow.compute.list_value_length(self.table[name]).to_numpy() for name in names)
+        return (-lengths).argsort(kind="stable").tolist()
+
     def with_columns(self, **columns: Sequence[float]) -> TokenRows:
         """The same rows with further columns, a number for each row."""
         import pyarrow
