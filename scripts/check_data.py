@@ -19,7 +19,7 @@ from arms.data.summary import summary_of, warnings
 from arms.job.files import exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
-from study.vocabulary import DATA, HELDOUT
+from study.datasets import DATA, HELDOUT
 
 
 def main() -> None:

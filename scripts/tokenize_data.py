@@ -23,7 +23,7 @@ from arms.job.manifest import Job
 from arms.job.program import JobParser
 from arms.job.progress import counted
 from arms.memory.ladder import longest_row
-from study.vocabulary import DATA
+from study.datasets import DATA
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from arms.job.files import UserError, read_json
 from display.words import listed, recipe_words
-from study.vocabulary import DATASETS, HELDOUT
+from study.datasets import DATASETS, HELDOUT
 
 DATASET_NAMES = {
     "sft": "SFT rows",

@@ -19,8 +19,9 @@ import jsonschema
 import yaml
 
 from study.base_files import data_files
+from study.datasets import DATA, DATASETS, HELDOUT, TRAINED
 from study.runs import Run
-from study.vocabulary import DATA, DATASETS, DPO_ARMS, HELDOUT, METRICS, OF_ANSWERS, TRAINED
+from study.vocabulary import DPO_ARMS, METRICS, OF_ANSWERS
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
 

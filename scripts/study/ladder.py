@@ -6,7 +6,7 @@ arms/memory/ladder.py is what the jobs do about it.
 from __future__ import annotations
 
 from study.config import Study, sorts_a_batch
-from study.vocabulary import TRAINED
+from study.datasets import TRAINED
 
 
 class Ladder:

@@ -6,9 +6,10 @@ Methods take Snakemake's wildcards and return what the program finds as `job.set
 from __future__ import annotations
 
 from study.config import Study
+from study.datasets import DATASETS, TRAINED
 from study.ladder import Ladder
 from study.rungs import memory_key, recorded
-from study.vocabulary import DATASETS, METRICS, PRIMARY_CONTRASTS, TRAINED
+from study.vocabulary import METRICS, PRIMARY_CONTRASTS
 
 
 class Settings:

@@ -1,4 +1,4 @@
-"""Every list of the study, once: arms, contrasts, metrics, figures, tables, data sets."""
+"""Every list of the study, once: arms, contrasts, metrics, figures, tables (data sets: study/datasets.py)."""
 
 from __future__ import annotations
 
@@ -56,15 +56,3 @@ TABLES = (
 REPORTED_TABLES = (
     "contrasts", "arm_means", "heterogeneity", "projection", "missing", "variation", "seed_spread",
 )  # fmt: skip
-
-# key of the config's data section: kind of its rows
-DATA = {"sft": "sft", "pairs": "pairs", "heldout_pairs": "pairs", "heldout_prompts": "prompts"}
-HELDOUT = ("heldout_pairs", "heldout_prompts")
-# data set of the token files: key of the config's data section
-DATASETS = {
-    "sft": "sft",
-    "train_pairs": "pairs",
-    "heldout_pairs": "heldout_pairs",
-    "heldout_prompts": "heldout_prompts",
-}
-TRAINED = {"sft": "sft", "dpo": "train_pairs"}  # stage: the data set that it trains on

@@ -53,7 +53,7 @@ def test_its_jobs_run_there(clone, elsewhere):
     assert (elsewhere.folder / "results/smoke/data/sft.audit.json").is_file()
     assert (elsewhere.folder / "results/smoke/data/sft.manifest.json").is_file()
     assert not (clone.folder / "results/smoke").exists()
-    assert "check_data" not in elsewhere.planned(config=None)
+    assert elsewhere.planned(config=None)["check_data"] == 3  # of four files
 
 
 def test_before_its_jobs_it_looks_for_its_environments(clone, elsewhere):
@@ -73,4 +73,4 @@ def test_another_working_directory(clone, tmp_path):
     assert done.returncode == 0, done.stdout
     assert (folder / target).is_file()
     assert not (clone.folder / "results/smoke").exists()
-    assert "check_data" not in clone.planned(*arguments, config=config)
+    assert clone.planned(*arguments, config=config)["check_data"] == 3

@@ -12,7 +12,7 @@ from arms.data.rows import writing
 from arms.job.files import UserError
 from arms.job.manifest import Job
 from arms.job.progress import counted
-from study.vocabulary import DATA, HELDOUT
+from study.datasets import DATA, HELDOUT
 
 CHECKS: dict[str, list[Check]] = {"sft": [], "pairs": [check_pair], "prompts": [check_instructions]}
 
