@@ -423,3 +423,72 @@ def test_heldout_prompts_are_listed_by_the_contract(study):
     assert len(set(clusters)) == 5 == study.audit()["clusters"]
     assert study.audit()["rows"] == 7
     assert listed(heldout_pairs=heldout[::-1], heldout_prompts=prompts) == first
+
+
+def many_pairs() -> list[dict]:
+    """10 000 good pairs."""
+    draw = random.Random(1)
+    words = ["".join(draw.choices("abcdefghijklmnop", k=6)) for _ in range(3000)]
+
+    def text(count: int) -> str:
+        return " ".join(draw.choices(words, k=count))
+
+    rows = [{"id": f"t{n}", "prompt": text(12), "category": "abc"[n % 3], "negative": "n"} for n in range(10_000)]
+    for row in rows:
+        shared = text(3)
+        row |= {"chosen": f"{shared} {text(draw.randrange(5, 15))}", "rejected": f"{shared} {text(10)}"}
+    return rows
+
+
+# name of the fault: what is done to a row (and the one before it), words of the message
+OF_ONE_ROW = {
+    "empty prompt": (lambda row, _: row | {"prompt": ""}, "'prompt' is empty"),
+    "empty chosen": (lambda row, _: row | {"chosen": " "}, "'chosen' is empty"),
+    "empty rejected": (lambda row, _: row | {"rejected": "\n"}, "'rejected' is empty"),
+    "empty category": (lambda row, _: row | {"category": ""}, "'category' is empty"),
+    "null chosen": (lambda row, _: row | {"chosen": None}, "column 'chosen' is empty (null)"),
+    "no rejected": (lambda row, _: {key: row[key] for key in row if key != "rejected"}, "column 'rejected' is missing"),
+    "a number": (lambda row, _: row | {"prompt": 3}, "column 'prompt' must be str, found int '3'"),
+    "a list": (lambda row, _: row | {"chosen": ["a"]}, "column 'chosen' must be str, found list"),
+    "id of a list": (lambda row, _: row | {"id": ["a"]}, "column 'id' must be a string"),
+    "nothing to see": (lambda row, _: row | {"rejected": "\u200b"}, "'rejected' has only characters that nobody sees"),
+    "NUL": (lambda row, _: row | {"chosen": "a\0b"}, "'chosen' holds the character NUL"),
+    "no difference": (lambda row, _: row | {"rejected": f" {row['chosen']}"}, "'chosen' and 'rejected' are the same"),
+}
+OF_TWO_ROWS = {
+    "twice": (lambda row, before: before | {"id": row["id"]}, "the same prompt, chosen and rejected"),
+    "swapped": (
+        lambda row, before: before | {"id": row["id"], "chosen": before["rejected"], "rejected": before["chosen"]},
+        "swapped",
+    ),
+    "contradictory": (
+        lambda row, before: before | {"id": row["id"], "chosen": "Another.", "rejected": before["chosen"]},
+        "an answer is chosen in the one row and rejected in the other",
+    ),
+    "id twice": (lambda row, before: row | {"id": before["id"]}, "'id' occurs twice"),
+}
+
+
+@pytest.mark.parametrize("faults", [OF_ONE_ROW, OF_TWO_ROWS], ids=["of one row", "of two rows"])
+def test_planted_faults_are_all_found_with_their_lines(study, faults):
+    rows = many_pairs()
+    places = iter(random.Random(2).sample(range(1, 5000), 3 * len(faults)))
+    planted = {name: sorted(2 * next(places) for _ in range(3)) for name in faults}  # even: no two side by side
+    for name, (spoil, _) in faults.items():
+        for index in planted[name]:
+            rows[index] = spoil(rows[index], rows[index - 1])
+    done = study.check("pairs", pairs=rows)
+    assert done.returncode == 1
+    told = done.stderr.removeprefix("error: ").splitlines()
+    assert len(told) == len(faults)
+    for name, (_, words) in faults.items():
+        (line,) = (line for line in told if f": {words}" in line)
+        lines = [index + 1 for index in planted[name]]
+        shown = [f"line {n}" for n in lines] if faults is OF_ONE_ROW else [f"lines {n - 1} and {n}" for n in lines]
+        assert f"pairs.jsonl, 3 times: {', '.join(shown)}:" in line
+
+
+def test_a_clean_set_gives_no_warning(study):
+    assert study.check("pairs", pairs=many_pairs(), heldout_pairs=changed("heldout_pairs", 0)).returncode == 0
+    assert [told for told in study.audit()["warnings"] if "categories that are not in" not in told] == []
+    assert study.audit()["near_duplicates"] == []
