@@ -43,6 +43,7 @@ def main() -> None:
         if name in HELDOUT
         else warnings(table, [checker.tables[other] for other in HELDOUT if other in checker.tables], near)
     )
+    told += [checker.left_out[name]] if name in checker.left_out else []
     summary = summary_of(table)
     write_json(args.audit, {"schema": 2, **summary, "near_duplicates": near, "warnings": told})
     for line in words(DATA[name], summary):

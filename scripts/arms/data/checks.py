@@ -26,6 +26,7 @@ class Checker:
     def __init__(self, sources: dict[str, str | dict], least: dict[str, int], job: Job) -> None:
         self.sources, self.least, self.job = sources, least, job
         self.tables: dict[str, Table] = {}
+        self.left_out: dict[str, str] = {}  # what was left out of a data set, in words
         self.prompts: dict[str, list[tuple[str, str]]] = {}  # of each held-out set: id and normalised prompt
         self.matches: list[NearDuplicates] = []
 
@@ -48,6 +49,11 @@ class Checker:
                         f"lower {'sft' if name == 'sft' else 'dpo'}.batch_size in the config"
                     )
                 self._compare(name)
+            if source.left_out:
+                self.left_out[name] = (
+                    f"{source.words}: {source.left_out} pairs are left out, whose scores differ by less than "
+                    f"{source.spec['min_margin']}"
+                )
             if name == own and source.layout != "text":
                 self.job.say(f"{source.words}: rows of layout {source.layout!r}")
 

@@ -6,6 +6,7 @@ answer is the last assistant turn, the only one that is trained.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,12 @@ from arms.job.files import UserError
 from arms.job.formats import read_rows
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
+SCORES = [  # columns of a pair's scores: UltraFeedback's, Argilla's
+    ("score_chosen", "score_rejected"),
+    ("chosen_score", "rejected_score"),
+    ("chosen-rating", "rejected-rating"),
+    ("chosen_rating", "rejected_rating"),
+]
 HH_TURN = re.compile(r"\n\n(Human|Assistant):[ \n]?")
 Convert = Callable[[dict], dict]
 
@@ -195,26 +202,55 @@ def recognise(row: dict, kind: str, source: str) -> str:
     )
 
 
+def margin(row: dict) -> float:
+    """By how much the score of a pair's chosen answer is above that of the rejected; UserError if it has none."""
+    for names in SCORES:
+        if all(name in row for name in names):
+            scores = [row[name] for name in names]
+            break
+    else:
+        raise UserError(
+            f"{row['_place']}: min_margin needs the scores of both answers in columns, such as "
+            f"{' and '.join(SCORES[0])}; say which they are by columns: {{score_chosen: ..., score_rejected: ...}}"
+        )
+    try:
+        found = float(scores[0]) - float(scores[1])
+    except (TypeError, ValueError):
+        found = math.nan
+    if math.isnan(found):
+        raise UserError(f"{row['_place']}: the scores {scores} are not numbers; correct the row or remove it")
+    return found
+
+
 class Source:
     """A data set as its owner has it; `layout` is known from its first row on.
 
     spec: its file or folder, or a dict with path, or with hub, revision, split and config (`hub_rows`); and, where its
-    columns do not tell, layout (a name in LAYOUTS) or columns (our name -> theirs). UserError for a layout that rows of
-    this kind do not have.
+    columns do not tell, layout (a name in LAYOUTS) or columns (our name -> theirs); of pairs also min_margin. UserError
+    for a layout that rows of this kind do not have.
     """
 
     def __init__(self, spec: str | Path | dict, kind: str) -> None:
         self.spec: dict = spec if isinstance(spec, dict) else {"path": spec}
         self.kind, self.layout = kind, self.spec.get("layout")
         self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
+        self.left_out = 0  # pairs so far whose scores differ too little
         self.words = str(self.spec.get("path") or self.spec["hub"])
         if self.layout is not None and self.layout not in LAYOUTS[kind]:
             raise UserError(f"{self.words}: no layout {self.layout!r} of such rows; choose {', '.join(LAYOUTS[kind])}")
 
     def rows(self) -> Iterator[dict]:
-        """The rows as they are, but for columns that the config renames."""
+        """The rows as they are, but for columns that the config renames and pairs that it leaves out.
+
+        Raises UserError as `read_rows`, `hub_rows` and `margin` do.
+        """
+        least = self.spec.get("min_margin")
         for row in read_rows(self.spec["path"]) if "path" in self.spec else hub_rows(self.spec):
-            yield {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
+            row = {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
+            if least is not None and margin(row) < least:
+                self.left_out += 1
+            else:
+                yield row
 
     def complete(self, row: dict) -> dict:
         """A row in our layout; BadRow if it is bad, UserError if it is the first and of no known layout."""

@@ -77,6 +77,7 @@ class Study:
 
     def __init__(self, folder: Path, monkeypatch, capsys) -> None:
         self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+        self.sources: dict[str, dict] = {}  # where a data set is more than a file
 
     def run(self, rule: str, wildcards: dict, *flags: object) -> subprocess.CompletedProcess:
         job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": {}, "code": "0"})
@@ -100,7 +101,7 @@ class Study:
             write(self.folder / f"{name}.jsonl", rows.get(name) or GOOD[name]())
         sources = {name: f"{name}.jsonl" for name in NAMES}
         flags = ["--data", sources[data], "--beside", *(sources[name] for name in NAMES if name != data)]
-        flags += ["--sources", json.dumps(sources), "--least", least, "--audit", "audit.json"]
+        flags += ["--sources", json.dumps({**sources, **self.sources}), "--least", least, "--audit", "audit.json"]
         return self.run("check_data", {"data": data}, *flags, "--rows", f"{data}.parquet")
 
     def audit(self) -> dict:
@@ -423,6 +424,17 @@ def test_heldout_prompts_are_listed_by_the_contract(study):
     assert len(set(clusters)) == 5 == study.audit()["clusters"]
     assert study.audit()["rows"] == 7
     assert listed(heldout_pairs=heldout[::-1], heldout_prompts=prompts) == first
+
+
+def test_what_is_left_out_is_said(study):
+    study.sources = {"pairs": {"path": "pairs.jsonl", "min_margin": 2}}
+    rows = [row | {"score_chosen": n, "score_rejected": 0} for n, row in enumerate(pair_rows("t"))]
+    done = study.check("pairs", pairs=rows)
+    assert done.returncode == 0, done.stderr
+    told = "pairs.jsonl: 2 pairs are left out, whose scores differ by less than 2"
+    assert study.audit()["warnings"] == [told]
+    assert f"warning: {told}" in done.stdout
+    assert study.audit()["rows"] == 2
 
 
 def many_pairs() -> list[dict]:

@@ -161,6 +161,32 @@ def test_columns_may_be_named(tmp_path):
     assert [found[name] for name in columns] == ["3", "Why?", "So.", "No.", "k"]
 
 
+@pytest.mark.parametrize(
+    "names", [("score_chosen", "score_rejected"), ("chosen-rating", "rejected-rating"), ("good", "bad")]
+)
+def test_pairs_that_differ_too_little_may_be_left_out(tmp_path, names):
+    scores = [(5, 1), (3.5, 2), (2, 2), ("4", "2.5"), (1, 3)]
+    as_jsonl(
+        tmp_path / "a.jsonl", [row | dict(zip(names, s, strict=True)) for row, s in zip(ROWS, scores, strict=False)]
+    )
+    columns = {"score_chosen": "good", "score_rejected": "bad"} if names == ("good", "bad") else {}
+    source = Source({"path": str(tmp_path / "a.jsonl"), "min_margin": 1.5, "columns": columns}, "pairs")
+    assert [row["prompt"] for row in source.rows()] == [ROWS[n]["prompt"] for n in (0, 1, 3)]
+    assert source.left_out == 2
+
+
+def test_scores_that_are_no_numbers(tmp_path):
+    for scores, words in [
+        ({}, "line 1: min_margin needs the scores of both answers in columns, such as score_chosen and score_rejected"),
+        ({"score_chosen": "high", "score_rejected": 1}, "line 1: the scores .*'high', 1.* are not numbers"),
+        ({"score_chosen": None, "score_rejected": 1}, "line 1: the scores .*None, 1.* are not numbers"),
+        ({"score_chosen": "nan", "score_rejected": 1}, "line 1: the scores .*'nan', 1.* are not numbers"),
+    ]:
+        as_jsonl(tmp_path / "a.jsonl", [ROWS[0] | scores])
+        with pytest.raises(UserError, match=words):
+            list(Source({"path": str(tmp_path / "a.jsonl"), "min_margin": 1}, "pairs").rows())
+
+
 def test_a_layout_may_be_named(tmp_path):
     row = {"prompt": "a", "completion": "b", "instruction": "c", "output": "d"}
     with pytest.raises(UserError, match="fit several layouts, text and alpaca; name one in the config"):
