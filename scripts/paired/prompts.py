@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from .files import ContractError, read_parquet
@@ -49,7 +50,9 @@ def shared_parents(path: str | Path) -> list[str]:
     for column in ("arm", "train_seed", "parent_sha256"):
         if column not in table.column_names:
             raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(table.column_names)})")
-    runs = table.select(["arm", "train_seed", "parent_sha256"]).to_pandas().dropna()
+        if pa.types.is_nested(table.schema.field(column).type):
+            raise ContractError(f"{path}, column {column!r}: must hold plain values")
+    runs = table.select(["arm", "train_seed", "parent_sha256"]).to_pandas().dropna().astype({"parent_sha256": str})
     return [
         f"All {len(own)} seeds of {arm} start from one checkpoint ({own['parent_sha256'].iloc[0][:12]}), so claims "
         "about it are conditional on that checkpoint: its seeds do not show how much training the parent again varies."

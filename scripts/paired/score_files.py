@@ -69,7 +69,10 @@ def _open(path: Path, dictionaries: Sequence[str] = ()) -> pq.ParquetFile:
     for column in SCORE_COLUMNS:
         if column not in names:
             raise ContractError(f"{path}: column {column!r} is missing (found: {', '.join(names)})")
-    return pq.ParquetFile(path, read_dictionary=list(dictionaries))
+    try:
+        return pq.ParquetFile(path, read_dictionary=list(dictionaries))
+    except KeyError as error:  # of a column that holds lists or records
+        raise ContractError(f"{path}, column {error}: must hold plain values") from None
 
 
 def _names(path: Path) -> list[str]:
@@ -232,7 +235,7 @@ class _Cells:
         if not (pa.types.is_floating(value.type) or pa.types.is_integer(value.type)):
             raise ContractError(f"{path}, column 'value': must hold numbers, found {value.type}")
         present = pc.is_valid(value).to_numpy(zero_copy_only=False)
-        values = pc.fill_null(value.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+        values = pc.fill_null(value.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
 
         def fail(rows: np.ndarray, what: str) -> None:
             if rows.any():

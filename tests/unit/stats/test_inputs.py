@@ -3,21 +3,26 @@
 import itertools
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 pytest.importorskip("statsmodels", reason="runs in the stats environment")
 
 from questions import QUESTION
-from test_compare import PLAN
+from test_compare import PLAN, make_study
 from test_logs import LOGS, SEEDS, edit_samples, spoil
 
 from paired import compare
+from paired.analysis import analyse
 from paired.files import ContractError
 from paired.plan import read_plan
+from paired.prompts import read_prompts, shared_parents
 from paired.question import read_question
 from study.question import QUESTION as GIVEN
 
@@ -324,3 +329,48 @@ def test_a_spoiled_plan_or_question_is_one_clear_error_or_read():
             error.add_note(f"spoiled {number}: {value}")
             raise
     assert 500 < refused < 1400
+
+
+def odd_column(rng, n):
+    """A column of n cells that no column of the contract looks like, or not all of them."""
+    kinds = ([1], ["x"], [None], [[1]], [True], [1.5], [b"x"], [float("nan")], [{"a": 1}], [datetime(2026, 1, 1)])
+    kind = int(rng.integers(len(kinds) + 1))
+    return pa.array([2**63] * n, pa.uint64()) if kind == len(kinds) else pa.array(kinds[kind] * n)
+
+
+@pytest.mark.filterwarnings("error")
+def test_odd_columns_of_the_contract_are_one_clear_error_or_read(tmp_path):
+    """Columns of another type, absent, cut off, doubled rows and nulls, in scores, prompts and runs."""
+    make_study(tmp_path / "study", n=12)
+    runs = pa.table({"arm": ["sft", "sft"], "train_seed": [1, 2], "parent_sha256": ["ab", "ab"]})
+    pq.write_table(runs, tmp_path / "study/runs.parquet")
+    for metric in ("pass_rate", "logp_margin"):
+        shutil.rmtree(tmp_path / f"study/scores/metric={metric}")
+    plan = read_plan(PLAN | {"metrics": {"pref_acc": PLAN["metrics"]["pref_acc"]}}, question=QUESTION)
+    files = ("prompts", "runs", "scores/metric=pref_acc/part-0")
+    refused = 0
+    for number in range(120):
+        rng = np.random.default_rng(number)
+        folder = Path(shutil.copytree(tmp_path / "study", tmp_path / "copy", dirs_exist_ok=True))
+        path = folder / f"{files[number % 3]}.parquet"
+        whole = pq.read_table(path)
+        column = int(rng.integers(whole.num_columns))
+        name, cells = whole.column_names[column], whole.column(column).to_pylist()
+        cells[int(rng.integers(len(cells)))] = None
+        changed = (
+            whole.drop_columns([name]),
+            whole.set_column(column, name, odd_column(rng, len(whole))),
+            whole.slice(0, int(rng.integers(len(whole)))),
+            pa.concat_tables([whole, whole.slice(0, 1)]),
+            whole.set_column(column, name, pa.array(cells)),
+        )
+        pq.write_table(changed[rng.integers(len(changed))], path)
+        try:
+            parents = shared_parents(folder / "runs.parquet")
+            analyse(plan, [folder / "scores"], read_prompts(folder / "prompts.parquet"), caveats=parents)
+        except ContractError:
+            refused += 1
+        except Exception as error:
+            error.add_note(f"{number}: {path.name}, column {name}")
+            raise
+    assert 40 < refused < 110
