@@ -32,8 +32,12 @@ def write_data(clone) -> dict[str, str]:
 
 
 def read_parquet(path) -> list[dict]:
-    """Rows of a parquet file, read by an environment that can (the driver's cannot)."""
-    code = "import pandas, sys; print(pandas.read_parquet(sys.argv[1]).to_json(orient='records'))"
+    """Rows of a parquet file, read by an environment that can (the driver's cannot).
+
+    It ends without Python's teardown, in which Arrow's threads sometimes abort (arms.job.files.exit_with_message).
+    """
+    code = "import os, pandas, sys; print(pandas.read_parquet(sys.argv[1]).to_json(orient='records'), flush=True)"
+    code += "; os._exit(0)"
     command = [ROOT / ".envs" / "stats" / "bin" / "python", "-c", code, path]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

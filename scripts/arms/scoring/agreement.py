@@ -132,7 +132,7 @@ def autocast(model: PreTrainedModel, dtype: torch.dtype) -> torch.autocast:
 
 
 def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
-    """The same model with attention written out; it shares all weights, quantized ones too, and takes no memory."""
+    """The same model with attention written out; it shares all weights and buffers, and takes no memory."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
@@ -140,13 +140,12 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
             copy.deepcopy(model.config), attn_implementation="eager", torch_dtype=model.dtype
         )
     for name, module in model.named_modules():
-        own = twin.get_submodule(name)
+        parent, _, place = name.rpartition(".")
         if module._parameters and not list(module.children()):
-            twin.get_submodule(name.rpartition(".")[0])._modules[name.rpartition(".")[2]] = module
+            twin.get_submodule(parent)._modules[place] = module  # with what a quantized layer knows beside its weight
         else:
-            own._parameters = module._parameters
-            for key, buffer in own._buffers.items():
-                own._buffers[key] = None if buffer is None else buffer.to(model.device)
+            own = twin.get_submodule(name)
+            own._parameters, own._buffers = module._parameters, module._buffers
     return twin.eval()
 
 
