@@ -111,7 +111,11 @@ class Table:
             )
         if self.kind == "pairs":
             _check_pairs(self.answers[0], self.answers[1], self.findings)
-        self.findings.add_all(repeats(self.ids), "'id' occurs twice", "give every row an id of its own")
+        told = self.findings.told  # an id that is made of a row's texts is there twice if the row is
+        twins = [rows for rows in repeats(self.ids) if not told.issuperset(rows)]
+        self.findings.add_all(
+            twins, "'id' occurs twice (where there is none, it is made of the texts)", "give every row an id of its own"
+        )
         self.findings.refuse()
 
 
@@ -125,9 +129,12 @@ def _check_pairs(chosen: np.ndarray, rejected: np.ndarray, findings: Findings) -
     )
     turned = [(int(other), row) for row, other in enumerate(first_match(swapped, both)) if 0 <= other < row]
     findings.add_all(turned, "swapped: one row's chosen is the other's rejected", "remove the row that is wrong")
-    told = {row for rows in turned for row in rows}
     findings.add_all(
-        [(int(o), row) for row, o in enumerate(first_match(rejected, chosen)) if o >= 0 and not {row, int(o)} <= told],
+        [
+            (int(o), row)
+            for row, o in enumerate(first_match(rejected, chosen))
+            if o >= 0 and not {row, int(o)} <= findings.told
+        ],
         "an answer is chosen in the one row and rejected in the other, for the same prompt",
         "decide whether it is good and remove the other row",
     )
@@ -146,11 +153,13 @@ class Findings:
         self.table = table
         self.rows: dict[tuple[str, str], list[tuple[int, ...]]] = {}
         self.count: Counter[tuple[str, str]] = Counter()
+        self.told: set[int] = set()  # the index of every row with a finding
 
     def add(self, rows: Rows, problem: str, cure: str) -> None:
         """Put one finding down; UserError if there are too many kinds, as in a file of another layout."""
         kind = (problem, cure)
         self.count[kind] += 1
+        self.told |= {*rows} if isinstance(rows, tuple) else {rows}
         if self.count[kind] <= SHOWN:
             self.rows.setdefault(kind, []).append(rows if isinstance(rows, tuple) else (rows,))
         if len(self.rows) > MOST_KINDS:

@@ -270,6 +270,20 @@ def test_bad_pairs_are_refused(study, name, changes, words):
     assert not (study.folder / "audit.json").exists()
 
 
+def test_rows_without_ids_that_are_there_twice_are_told_once(study):
+    rows = [{key: row[key] for key in ("prompt", "completion")} for row in sft_rows()]
+    told = refusal(study.check("sft", sft=[*rows, rows[2]]))
+    assert told == (
+        "error: sft.jsonl, lines 3 and 5: the same prompt and completion; "
+        "remove one of the two rows: a row that is trained on twice weighs twice"
+    )
+    rows = [{key: value for key, value in row.items() if key != "id"} for row in prompt_rows()]
+    told = refusal(study.check("sft", heldout_prompts=[*rows, rows[0]]))
+    assert (
+        "heldout_prompts.jsonl, lines 1 and 4: 'id' occurs twice (where there is none, it is made of the texts)" in told
+    )
+
+
 def test_two_answers_to_one_prompt_are_fine(study):
     rows = with_row("pairs", chosen="Another good one.", rejected="Another bad one.")
     assert study.check("pairs", pairs=rows).returncode == 0
