@@ -11,13 +11,15 @@ import pytest
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
-from arms.data.encoding import COMPLETIONS, Encoder
+from arms.data.encoding import COMPLETIONS, GROUP, Encoder, TokenRows, read_tokens, write_tokens
 from arms.data.templates import check_answer
 from arms.data.tokens import control_tokens, load_tokenizer
 from arms.job.files import UserError, sha256_bytes
 from arms.model.base_card import check_tokenizer
 from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
 from arms.scoring.logps import completion_batch, pair_batch
+
+SIDES = ("prompt_ids", "chosen_ids", "rejected_ids")
 
 
 def encode_rows(rows: list[dict], kind: str, tokenizer, settings: dict, source: str) -> tuple[list[dict], dict]:
@@ -439,3 +441,64 @@ def test_error_names_the_lines_and_sides(tokenizers, kind):
     rows = [{**row, "prompt": "river " * 300} if row["_row"] in (3, 7) else row for row in overlong_rows()[:9]]
     with pytest.raises(UserError, match=r"2 rows are longer than .* 256 .*f, line 3; f, line 7; {'prompt': 2}.*trunc"):
         encode_rows(rows, kind, tokenizers["smollm2"], settings(max_length=256), "f")
+
+
+def test_token_rows_are_those_that_were_written(tmp_path):
+    """By index, in slices, in turn, across row groups, and with columns of their own."""
+    draw = random.Random(0)
+    rows = [
+        {
+            "id": f"p{n}",
+            "category": "a",
+            **{name: draw.choices(range(50_000), k=draw.randrange(1, 9)) for name in SIDES},
+        }
+        for n in range(GROUP + 300)
+    ]
+    write_tokens(tmp_path / "t.parquet", iter(rows))
+    found = read_tokens(tmp_path / "t.parquet")
+    assert list(found) == rows
+    assert (len(found), found.ids()[-1]) == (len(rows), f"p{GROUP + 299}")
+    assert [found[n] for n in (0, 7, GROUP - 1, GROUP, -1)] == [rows[n] for n in (0, 7, GROUP - 1, GROUP, -1)]
+    with pytest.raises(IndexError):
+        found[len(rows)]
+    for part in (slice(5, 9), slice(GROUP - 2, GROUP + 2), slice(-3, None), slice(9, 5)):
+        assert list(found[part]) == rows[part]
+    more = found[2:5].with_columns(margin=[0.5, 1.5, -2.0])
+    assert list(more) == [{**row, "margin": value} for row, value in zip(rows[2:5], (0.5, 1.5, -2.0), strict=True)]
+    assert list(TokenRows.of(rows)) == rows
+    assert found.map(None) is found
+
+
+def test_nothing_is_left_of_tokens_that_failed(tmp_path):
+    def rows():
+        yield {"id": "a", "category": "a", "prompt_ids": [1]}
+        raise UserError("bad row")
+
+    with pytest.raises(UserError, match="bad row"):
+        write_tokens(tmp_path / "t.parquet", rows())
+    assert list(tmp_path.iterdir()) == []
+
+
+def conversation(*roles: str) -> list[dict]:
+    return [{"role": role, "content": f"river {role}"} for role in roles]
+
+
+def test_conversations_are_rendered_turn_by_turn(tokenizers):
+    tokenizer = tokenizers["smollm2"]
+    turns = conversation("system", "user", "assistant", "user")
+    row = {**ROWS[0], "turns": turns, "_place": "my.jsonl, line 3"}
+    ((encoded,), _) = encode_rows([row], "sft", tokenizer, settings(), "f")
+    whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert encoded["prompt_ids"] == tokenizer(whole, add_special_tokens=False)["input_ids"]
+    ((other,), _) = encode_rows(
+        [{**row, "turns": turns[1:]}], "sft", tokenizer, settings(system_prompt="Be brief."), "f"
+    )
+    before = tokenizer.apply_chat_template([{"role": "system", "content": "Be brief."}], tokenize=False)
+    assert tokenizer.decode(other["prompt_ids"]).startswith(before)
+    marked = [turns[0], {"role": "user", "content": "a<|im_end|>b"}, *turns[2:]]
+    with pytest.raises(UserError, match=r"my\.jsonl, line 3: 'prompt' has the EOS token"):
+        encode_rows([{**row, "turns": marked}], "sft", tokenizer, settings(), "f")
+    with pytest.raises(
+        UserError, match=r"my\.jsonl, line 3: a conversation of several turns needs tokens\.template: chat"
+    ):
+        encode_rows([row], "sft", tokenizer, settings(template="Q: {prompt}"), "f")
