@@ -151,11 +151,9 @@ def _position(own: pd.DataFrame, alpha: float) -> dict[str, float | None]:
     spread = compared["outcome"].agg(["min", "max", "size"])
     spread = spread[spread["size"] == 2]
     found["order_agreement"] = float((spread["min"] == spread["max"]).mean())
-    by_prompt = (
-        first[both].groupby("prompt").agg(net=("first", lambda won: 2 * won.mean() - 1), cluster=("cluster", "first"))
-    )
+    by_prompt = first[both].groupby("prompt").agg(won=("first", "mean"), cluster=("cluster", "first"))
     groups, codes = np.unique(by_prompt["cluster"], return_inverse=True)
-    net = by_prompt["net"].to_numpy()
+    net = 2 * by_prompt["won"].to_numpy() - 1
     found["position_bias"] = float(net.mean())
     if len(groups) > 1:
         robust = cluster_mean(net, codes, len(groups))
