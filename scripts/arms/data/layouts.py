@@ -18,6 +18,7 @@ from arms.job.files import UserError
 from arms.job.formats import read_rows
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
+NAMES = {"sft": "SFT rows", "pairs": "pairs", "prompts": "held-out prompts"}
 SCORES = [  # columns of a pair's scores: UltraFeedback's, Argilla's
     ("score_chosen", "score_rejected"),
     ("chosen_score", "rejected_score"),
@@ -191,6 +192,10 @@ def recognise(row: dict, kind: str, source: str) -> str:
             f"{source}: its columns ({columns}) fit several layouts, {' and '.join(found)}; name one in the config: "
             f"{{path: ..., layout: {found[0]}}}"
         )
+    for other, key in (("pairs", "data.pairs or data.heldout_pairs"), ("sft", "data.sft")):
+        others = [name for name, layout in LAYOUTS[other].items() if layout.fits(row) and name != "hh"]
+        if other != kind and others and "label" not in row:
+            raise UserError(f"{source}: these are {NAMES[other]} ({columns}), not {NAMES[kind]}; {key} takes them")
     if kind == "pairs" and {"completion", "label"} <= row.keys():
         raise UserError(f"{source}: unpaired rows (completion, label), as KTO takes them, but DPO compares pairs")
     if not row.keys().isdisjoint(TEXTS[kind]):

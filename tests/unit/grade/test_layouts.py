@@ -197,6 +197,17 @@ def test_a_layout_may_be_named(tmp_path):
 
 
 BAD = {
+    "pairs as SFT rows": (
+        "sft",
+        ROWS[:1],
+        r"these are pairs \('prompt', 'chosen', 'rejected'\), not SFT rows; data.pairs or",
+    ),
+    "SFT rows as pairs": ("pairs", {"messages": [user("a")]}, r"these are SFT rows .* not pairs; data\.sft takes them"),
+    "SFT rows as prompts": (
+        "prompts",
+        {"instruction": "a", "output": "b"},
+        r"not held-out prompts; data\.sft takes them",
+    ),
     "unknown columns": ("pairs", {"a": "b", "c": "d"}, r"its columns \('a', 'c'\) are of no known layout .*columns: {"),
     "unpaired": (
         "pairs",
