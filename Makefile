@@ -23,6 +23,8 @@ demo: setup  ## run the default study (SmolLM2-135M on this CPU) to results/demo
 	@mkdir -p .snakemake && flock --nonblock --conflict-exit-code 9 .snakemake/demo.lock \
 	    bash -c '$(SNAKEMAKE) --unlock >/dev/null 2>&1; exec $(SNAKEMAKE) --cores $(CORES) --quiet rules reason' \
 	    || { code=$$?; [ $$code -ne 9 ] || echo "another 'make demo' is running in this folder"; exit $$code; }
+	@echo "==> where the time went (all jobs of results/demo, as each ran last)"
+	@.envs/driver/bin/python tools/times.py results/demo
 	@echo "==> the report: $(CURDIR)/results/demo/report.html"
 
 reproduce: setup  ## rebuild the default study in .reproduce/ and compare it with config/checksums/demo.json

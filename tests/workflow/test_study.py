@@ -1,6 +1,8 @@
 """The smoke study end to end."""
 
 import json
+import subprocess
+import sys
 
 import pandas
 import pytest
@@ -39,6 +41,15 @@ def test_every_target_has_a_manifest(finished):
     dpo = [manifest for manifest in manifests if manifest["rule"] == "train_dpo"]
     assert all(manifest["facts"]["step0"]["loss_difference"] < 1e-4 for manifest in dpo)
     assert {manifest["versions"]["trl"] for manifest in dpo} == {"0.9.6"}
+
+
+def test_where_the_time_went(finished):
+    command = [sys.executable, "tools/times.py", "results/smoke"]
+    done = subprocess.run(command, cwd=finished.folder, capture_output=True, text=True, check=True)
+    table = {line.split()[0]: line.split()[1:] for line in done.stdout.splitlines()}
+    assert table["train_dpo"][0] == "4"
+    assert float(table["train_dpo"][1]) > 0
+    assert table["all"][0] == str(46 - 1)
 
 
 def test_a_second_run_has_nothing_to_do(finished):
