@@ -34,6 +34,13 @@ rule report:
     """One self-contained page: question, answer, figures, tables, examples, data audit, versions."""
     input:
         **study.answers,
+        decision="<results>/stats/decision.json",
+        tables=expand("<results>/stats/{table}.parquet", table=REPORTED_TABLES),
+        template=source("scripts/report.html.j2"),
+        figures=expand("<results>/figures/{figure}.svg", figure=FIGURES),
+        audits=study.audits,
+        parity="<results>/parity.json",
+        variants=expand("<results>/stats{variant}/contrasts.parquet", variant=list(study.recipes)[1:]),
         manifests=[
             "<results>/model/manifest.json",
             "<results>/stats/manifest.json",

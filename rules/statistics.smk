@@ -23,8 +23,7 @@ rule power:
 rule freeze_plan:
     """Put the analysis plan on record before any score exists; a plan changed after that is marked exploratory.
 
-It waits for nothing and goes first. No score may wait for it through `ancient`: whenever the plan changed,
-Snakemake 9.27.1 would then overlook every other reason to make the score again.
+It waits for nothing and goes first; no score waits for it, so that another plan makes no score again.
 """
     output:
         record=update("<results>/plan.json"),
