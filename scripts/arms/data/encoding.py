@@ -64,7 +64,7 @@ class Encoder:
             for row, encoded in zip(batch, self._encode(batch), strict=True):
                 self.read += 1
                 place = row.get("_place") or f"{self.source}, line {row['_row']}"
-                self._check(encoded, self._frame(row.get("turns")), place)
+                self._check(encoded, self._frame(row.get("_turns")), place)
                 if self._fits(encoded, row["_row"], place):
                     self._remember(encoded)
                     yield encoded
@@ -95,14 +95,14 @@ class Encoder:
         }
 
     def _renderable(self, row: dict) -> dict:
-        if row.get("turns") and self.settings["template"] != "chat":
+        if row.get("_turns") and self.settings["template"] != "chat":
             raise UserError(
                 f"{row['_place']}: a conversation of several turns needs tokens.template: chat; a text has room for one"
             )
         return row
 
     def _encode(self, batch: list[dict]) -> Iterator[dict]:
-        prompts = [row.get("turns") or row["prompt"] for row in batch]
+        prompts = [row.get("_turns") or row["prompt"] for row in batch]
         columns = {"prompt_ids": encode_prompts(self.tokenizer, prompts, self.settings)}
         for side in COMPLETIONS[self.kind]:
             columns[f"{side}_ids"] = encode_completions(self.tokenizer, [row[side] for row in batch])

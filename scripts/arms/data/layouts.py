@@ -64,7 +64,7 @@ def prompt_columns(turns: list[dict[str, str]]) -> dict:
     if roles != wanted:
         raise BadRow("user and assistant do not take turns", "merge turns of one role, or remove the row")
     prompt = "\n\n".join(turn["content"] for turn in spoken)
-    return {"prompt": prompt, "turns": turns if len(turns) > 1 else None}
+    return {"prompt": prompt, "_turns": turns if len(turns) > 1 else None}
 
 
 def split_answer(turns: list[dict[str, str]], name: str) -> tuple[list[dict[str, str]], str]:
@@ -138,7 +138,7 @@ def from_question(row: dict) -> dict:
 
 def with_system(row: dict) -> dict:
     """Texts; a column `system` that is not empty becomes the system turn."""
-    if not row.get("system") or row.get("turns") or not isinstance(row.get("prompt"), str):
+    if not row.get("system") or row.get("_turns") or not isinstance(row.get("prompt"), str):
         return row
     turns = [{"role": "system", "content": row["system"]}, {"role": "user", "content": row["prompt"]}]
     return {**row, **prompt_columns(turns)}

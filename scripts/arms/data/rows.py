@@ -2,7 +2,7 @@
 
 A checked table (results/<study>/data/*.parquet) has the columns of `schema`: texts, id, category, and where each row
 stood in the user's own file (_row, its line or row; _place, that in words). A prompt of more than one turn is in
-`turns` (role and content of each, the system turn included); `prompt` is then its texts but for the system turn's.
+`_turns` (role and content of each, the system turn included); `prompt` is then its texts but for the system turn's.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def complete(row: dict, kind: str) -> dict:
         if not isinstance(value, str | None):
             raise BadRow(f"column {name!r} must be a string, found {type(value).__name__}", "quote it")
         made[name] = value
-    made["turns"] = row.get("turns")
+    made["_turns"] = row.get("_turns")
     made["id"] = made["id"] if made["id"] is not None else content_id(made, kind)
     made["category"] = made["category"] if made["category"] is not None else ONE_CATEGORY
     for name in ("id", "category", *TEXTS[kind]):
@@ -97,7 +97,7 @@ def _check_text(name: str, text: str) -> None:
 
 def whole_prompt(row: dict) -> str:
     """The prompt with every turn, system turn included: two rows with the same are about the same."""
-    return canonical_json(row["turns"]) if row["turns"] else row["prompt"]
+    return canonical_json(row["_turns"]) if row["_turns"] else row["prompt"]
 
 
 def content_id(row: dict, kind: str) -> str:
@@ -114,7 +114,7 @@ def schema(kind: str) -> pyarrow.Schema:
     texts = [(name, pa.string()) for name in ("id", "category", *TEXTS[kind])]
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     where = [("_row", pa.int64()), ("_place", pa.string())]
-    return pa.schema([*texts, *others, ("turns", turns), ("cluster_id", pa.string()), *where])
+    return pa.schema([*texts, *others, ("_turns", turns), ("cluster_id", pa.string()), *where])
 
 
 class Writer:

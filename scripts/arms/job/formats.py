@@ -43,7 +43,8 @@ def read_rows(path: str | Path, columns: dict[str, type] | None = None) -> Itera
                 raise UserError(f"{place}: expected a JSON object, found {type(row).__name__}")
             if columns:
                 _check_columns(row, columns, place)
-            yield {"_row": number, "_place": place, **row}
+            told = isinstance(row.get("_row"), int) and isinstance(row.get("_place"), str)
+            yield row if told else {**row, "_row": number, "_place": place}
     if empty:
         raise UserError(f"{path}: the file has no rows")
 

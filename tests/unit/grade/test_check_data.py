@@ -161,7 +161,7 @@ def test_good_rows_are_described_and_written(study):
     assert set(manifest["inputs"]) == {"sft.jsonl"}
     assert set(manifest["outputs"]) == {"audit", "rows"}
     written = pq.read_table(study.folder / "sft.parquet").to_pylist()
-    places = [{"turns": None, "cluster_id": None, "_row": n, "_place": f"sft.jsonl, line {n}"} for n in range(1, 5)]
+    places = [{"_turns": None, "cluster_id": None, "_row": n, "_place": f"sft.jsonl, line {n}"} for n in range(1, 5)]
     assert written == [{**row, **place} for row, place in zip(sft_rows(), places, strict=True)]
     first = [(study.folder / name).read_bytes() for name in ("audit.json", "sft.parquet")]
     study.anew = True

@@ -90,7 +90,7 @@ FORMATS = {"a.jsonl": as_jsonl, "a.jsonl.gz": as_gz, "a.json": as_array, "a.parq
 
 
 def content(path, kind):
-    return [{name: v for name, v in row.items() if name[0] != "_"} for row in read_checked(path, kind)]
+    return [{name: v for name, v in row.items() if name not in ("_row", "_place")} for row in read_checked(path, kind)]
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -101,7 +101,7 @@ def test_pairs_of_every_layout_and_format_are_the_same(tmp_path, layout, format_
     found = content(tmp_path / format_, "pairs")
     assert found == content(tmp_path / "ours.jsonl", "pairs")
     assert [row["prompt"] for row in found] == [row["prompt"] for row in ROWS]
-    assert all(row["turns"] is None for row in found)
+    assert all(row["_turns"] is None for row in found)
 
 
 @pytest.mark.parametrize("format_", FORMATS)
@@ -144,9 +144,16 @@ SYSTEM = {"role": "system", "content": "Be brief."}
 )
 def test_conversations_are_kept_turn_by_turn(tmp_path, kind, row, turns):
     found = one(tmp_path, row, kind)
-    assert found["turns"] == turns
+    assert found["_turns"] == turns
     spoken = [turn["content"] for turn in turns or [user("Hi")] if turn["role"] != "system"]
     assert found["prompt"] == "\n\n".join(spoken)
+
+
+def test_columns_of_ones_own_are_no_matter(tmp_path):
+    """Not even those that are called as ours are."""
+    row = {**ROWS[0], "turns": ["a"], "extra": {"b": None}, "_row": "seven", "_place": 3}
+    found = one(tmp_path, row, "pairs")
+    assert (found["_turns"], found["_row"], found["_place"]) == (None, 1, f"{tmp_path / 'one.jsonl'}, line 1")
 
 
 def test_an_alpaca_input_follows_its_instruction(tmp_path):

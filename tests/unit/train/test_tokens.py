@@ -486,18 +486,18 @@ def conversation(*roles: str) -> list[dict]:
 def test_conversations_are_rendered_turn_by_turn(tokenizers):
     tokenizer = tokenizers["smollm2"]
     turns = conversation("system", "user", "assistant", "user")
-    row = {**ROWS[0], "turns": turns, "_place": "my.jsonl, line 3"}
+    row = {**ROWS[0], "_turns": turns, "_place": "my.jsonl, line 3"}
     ((encoded,), _) = encode_rows([row], "sft", tokenizer, settings(), "f")
     whole = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     assert encoded["prompt_ids"] == tokenizer(whole, add_special_tokens=False)["input_ids"]
     ((other,), _) = encode_rows(
-        [{**row, "turns": turns[1:]}], "sft", tokenizer, settings(system_prompt="Be brief."), "f"
+        [{**row, "_turns": turns[1:]}], "sft", tokenizer, settings(system_prompt="Be brief."), "f"
     )
     before = tokenizer.apply_chat_template([{"role": "system", "content": "Be brief."}], tokenize=False)
     assert tokenizer.decode(other["prompt_ids"]).startswith(before)
     marked = [turns[0], {"role": "user", "content": "a<|im_end|>b"}, *turns[2:]]
     with pytest.raises(UserError, match=r"my\.jsonl, line 3: 'prompt' has the EOS token"):
-        encode_rows([{**row, "turns": marked}], "sft", tokenizer, settings(), "f")
+        encode_rows([{**row, "_turns": marked}], "sft", tokenizer, settings(), "f")
     with pytest.raises(
         UserError, match=r"my\.jsonl, line 3: a conversation of several turns needs tokens\.template: chat"
     ):
