@@ -13,16 +13,16 @@ unless --plan gives one.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from .analysis import Analysis, analyse
 from .files import read_json, write_json, write_text
 from .freeze import changes_on_record
 from .inputs import contract, preferences, read_runs
-from .inputs.runs import Grouping, check_runs
+from .inputs.runs import Grouping, Run, check_runs
 from .inputs.table import read_table
-from .plan import SCOPES, Plan, read_plan
+from .plan import SCOPES, read_plan
 from .prompts import read_prompts, shared_parents
 from .question import Question, read_question
 from .summary import write_up
@@ -130,42 +130,37 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
     return args
 
 
-def read_logs(args: argparse.Namespace, plan: dict | None, question: Question) -> tuple[dict, list[str]]:
+def read_logs(args: argparse.Namespace, given: dict | None, question: Question) -> tuple[dict, list[str]]:
     """(plan, what a reader should know) of logs or a table, which are written to the output in the contract's form."""
-    where = args.plan or "the plan"
-    planned = read_plan(plan, where=where, question=question) if plan is not None else None
-    metrics = [*(planned.metrics if planned else ()), *args.metric]
-    if args.pairwise:
-        return read_pairs(args, plan, planned, metrics), []
-    if args.table:
-        runs = read_table(args.table)
+    planned = None if given is None else read_plan(given, where=args.plan, question=question)
+    chosen, folder = [*(planned.metrics if planned else ()), *args.metric], Path(args.output)
+    judgements = preferences.read_preferences(args.pairwise) if args.pairwise else None
+    runs = [] if args.pairwise else _read_runs(args)
+    if judgements is not None:
+        metrics, notes = preferences.choose(judgements, chosen), []
+        arms: Iterable[str] = judgements.arms
+        plan = given or preferences.plan_for(judgements, metrics, args.margin, args.scope)
     else:
-        grouping = Grouping(args.category, args.cluster)
-        runs = read_runs("lm-eval" if args.lm_eval else "inspect", args.lm_eval or args.inspect, grouping)
-    if planned:
-        contract.check_arms([run.arm for run in runs], planned, where)
-    notes = check_runs(runs, args.own_prompts, args.common_seeds, planned.train_seeds if planned else None)
-    metrics = contract.choose_metrics(runs, metrics)
-    if plan is None:
-        plan = contract.make_plan(runs, metrics, args.margin, args.scope, args.continuous)
-        write_json(Path(args.output) / "plan.json", plan)
-    contract.check_values(runs, read_plan(plan, where=where, question=question).metrics)
-    contract.write_contract(runs, metrics, Path(args.output))
-    args.scores = [Path(args.output) / "scores" / f"metric={metric}/part-0.parquet" for metric in metrics]
-    args.prompts = Path(args.output) / "prompts.parquet"
+        notes = check_runs(runs, args.own_prompts, args.common_seeds, planned.train_seeds if planned else None)
+        metrics = contract.choose_metrics(runs, chosen)
+        arms = [run.arm for run in runs]
+        plan = given or contract.make_plan(runs, metrics, args.margin, args.scope, args.continuous)
+    checked = planned or read_plan(plan, where="the plan", question=question)
+    contract.check_arms(arms, checked, args.plan or "the plan")
+    if judgements is not None:
+        preferences.write(judgements, metrics, folder)
+    else:
+        contract.check_values(runs, checked.metrics)
+        contract.write_contract(runs, metrics, folder)
+    if given is None:
+        write_json(folder / "plan.json", plan)
+    args.scores = [folder / "scores" / f"metric={metric}/part-0.parquet" for metric in metrics]
+    args.prompts = folder / "prompts.parquet"
     return plan, notes
 
 
-def read_pairs(args: argparse.Namespace, plan: dict | None, planned: Plan | None, chosen: Sequence[str]) -> dict:
-    """The plan of pairwise outcomes, which are written to the output in the contract's form."""
-    judgements = preferences.read_preferences(args.pairwise)
-    if planned:
-        contract.check_arms(judgements.arms, planned, args.plan)
-    metrics = preferences.choose(judgements, chosen)
-    if plan is None:
-        plan = preferences.plan_for(judgements, metrics, args.margin, args.scope)
-        write_json(Path(args.output) / "plan.json", plan)
-    preferences.write(judgements, metrics, Path(args.output))
-    args.scores = [Path(args.output) / "scores" / f"metric={metric}/part-0.parquet" for metric in metrics]
-    args.prompts = Path(args.output) / "prompts.parquet"
-    return plan
+def _read_runs(args: argparse.Namespace) -> list[Run]:
+    if args.table:
+        return read_table(args.table)
+    grouping = Grouping(args.category, args.cluster)
+    return read_runs("lm-eval" if args.lm_eval else "inspect", args.lm_eval or args.inspect, grouping)

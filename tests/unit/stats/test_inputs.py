@@ -374,3 +374,10 @@ def test_odd_columns_of_the_contract_are_one_clear_error_or_read(tmp_path):
             error.add_note(f"{number}: {path.name}, column {name}")
             raise
     assert 40 < refused < 110
+
+
+@pytest.mark.parametrize("margin", ["nan", "-0.1", "inf", "2"])
+def test_a_margin_that_is_none_leaves_nothing_behind(here, margin):
+    with pytest.raises(ContractError, match="the plan, metric 'acc', key 'margin': "):
+        compare_table(table(), "--margin", margin)
+    assert not Path("out").exists()
