@@ -1,5 +1,7 @@
 """`snakemake -n` anywhere: the exact jobs, with no conda, no network and nothing installed but the driver."""
 
+import re
+
 import pytest
 
 SMOKE_JOBS = {
@@ -25,6 +27,17 @@ DEMO_JOBS = {**SMOKE_JOBS, "train_sft": 3, "train_dpo": 6, "score_pairs": 14, "g
 def test_a_fresh_clone_plans_every_job(clone, config, jobs):
     (clone.folder / ".envs").unlink()
     assert clone.planned(config=config) == jobs
+
+
+@pytest.mark.parametrize("without", ["", "  heldout_prompts: config/data/heldout_prompts.jsonl\n"])
+def test_every_program_is_given_the_files_that_it_requires(clone, without):
+    clone.edit("config/smoke.yaml", without, "")
+    commands = re.findall(r"scripts/(\w+)\.py'? (--.*)", clone.snakemake("--dry-run", "--printshellcmds").stdout)
+    assert {rule for rule, _ in commands} == {rule for rule in SMOKE_JOBS if not (without and rule == "generate")}
+    for rule, command in commands:
+        source = (clone.folder / "scripts" / f"{rule}.py").read_text()
+        for name in re.findall(r'parser\.(?:input|output)\("(\w+)"(?!.*default=)', source):
+            assert f"--{name.replace('_', '-')} " in command, (rule, name)
 
 
 def test_without_heldout_prompts_nothing_is_generated(clone):
