@@ -14,7 +14,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from .files import ContractError, read_json, sha256_json, write_json
+from .files import ContractError, read_json, sha256_json, well_formed, write_json
 
 
 def main(arguments: Sequence[str] | None = None, *, prog: str = "paired freeze") -> None:
@@ -31,8 +31,9 @@ def main(arguments: Sequence[str] | None = None, *, prog: str = "paired freeze")
 
 def freeze(plan: dict, scores: Path, output: Path) -> dict:
     """Add the present plan to the record in `output`, which may not exist yet; returns the record (see `updated`)."""
-    history = read_json(output)["history"] if output.exists() else []
-    record = updated(history, plan, any(scores.glob("metric=*/part-*.parquet")))
+    with well_formed(f"{output}: is not a record of this command; restore it, or name another file"):
+        history = read_json(output)["history"] if output.exists() else []
+        record = updated(history, plan, any(scores.glob("metric=*/part-*.parquet")))
     write_json(output, record)
     return record
 
@@ -78,7 +79,7 @@ def changes_on_record(sha256: str, record: str | Path, *, program: str = "paired
     unless the present plan is the one that is on record.
     """
     found = read_json(record)
-    if not {"sha256", "changes"} <= set(found):
+    if not (isinstance(found.get("sha256"), str) and isinstance(found.get("changes"), list)):
         raise ContractError(f"{record}: is not a record of {program}")
     if sha256 != found["sha256"]:
         raise ContractError(

@@ -1,5 +1,6 @@
 """Odd input of one's own: an error that names file and line, or a result in which every row is explained."""
 
+import contextlib
 import itertools
 import json
 import shutil
@@ -18,9 +19,10 @@ from questions import QUESTION
 from test_compare import PLAN, make_study
 from test_logs import LOGS, SEEDS, edit_samples, spoil
 
-from paired import compare
+from paired import compare, freeze
 from paired.analysis import analyse
-from paired.files import ContractError
+from paired.files import ContractError, sha256_json
+from paired.freeze import changes_on_record
 from paired.plan import read_plan
 from paired.prompts import read_prompts, shared_parents
 from paired.question import read_question
@@ -381,3 +383,20 @@ def test_a_margin_that_is_none_leaves_nothing_behind(here, margin):
     with pytest.raises(ContractError, match="the plan, metric 'acc', key 'margin': "):
         compare_table(table(), "--margin", margin)
     assert not Path("out").exists()
+
+
+def test_a_spoiled_record_of_the_plan_is_one_clear_error(here):
+    freeze.freeze(PLAN, Path("none"), Path("plan.lock"))
+    record = Path("plan.lock").read_text()
+    for number in range(300):
+        value = json.loads(record)
+        spoil(value, np.random.default_rng(number))
+        Path("plan.lock").write_text(json.dumps(value))
+        with contextlib.suppress(ContractError):
+            freeze.freeze(PLAN, Path("none"), Path("plan.lock"))
+        Path("plan.lock").write_text(json.dumps(value))
+        with contextlib.suppress(ContractError):
+            changes_on_record(sha256_json(PLAN), "plan.lock")
+    Path("plan.lock").write_text('{"history": [{"plan": {}}]}')
+    with pytest.raises(ContractError, match=r"^plan.lock: is not a record of this command"):
+        freeze.freeze(PLAN, Path("none"), Path("plan.lock"))
