@@ -72,7 +72,7 @@ class Engine:
         self.program = command.Programs(home, self.uses_conda)
         self.version = importlib.metadata.version("snakemake")
         shell.prefix(command.SHELL_PREFIX)
-        self.alone = False
+        self.alone, self.at_most = False, 0
         if workflow.is_main_process:  # not one of the Snakemakes that run a single job of it
             self.alive = environment.Alive(Path(".snakemake"))
             self.alone = self.alive.alone
@@ -135,6 +135,7 @@ class Engine:
         causes: job -> why, of those that run for a reason of their own. at_most: how many run with all that is below.
         WorkflowError if they would replace what another configuration made.
         """
+        self.at_most = at_most
         old = {job: words for job, words in causes.items() if words != [NOT_MADE]}
         made_with = self.configuration.read_text(encoding="utf-8") if self.configuration.exists() else self.configfiles
         if old and made_with != self.configfiles:
@@ -161,6 +162,7 @@ class Engine:
     def left_out(self, job) -> None:
         """Tell, and put on record for the report, that a job did not have to run after all."""
         logger.info(f"Not run: {named(job)}; what it reads came out as before.")
+        self.skipped.parent.mkdir(parents=True, exist_ok=True)
         with self.skipped.open("a", encoding="utf-8") as record:
             record.write(f"{named(job)}\n")
 
@@ -205,9 +207,6 @@ class Engine:
 
     def before_jobs(self) -> None:
         """Are the environments and the scheduler there? Are jobs of a killed driver under way?"""
-        self.skipped.parent.mkdir(parents=True, exist_ok=True)
-        self.skipped.write_text("", encoding="utf-8")
-        self.configuration.write_text(self.configfiles, encoding="utf-8")
         missing = [name for name in ENVIRONMENTS if not (self.home / ".envs" / name).is_dir()]
         if missing and not self.uses_conda:
             raise WorkflowError(
@@ -226,6 +225,10 @@ class Engine:
             asks = self.alone and (self.on_slurm or (left and shutil.which("squeue")))
             if asks and slurm.finish_earlier_jobs(logger.info):
                 os.execv(sys.executable, [sys.executable, "-m", "snakemake", *sys.argv[1:]])  # noqa: S606
+        if self.at_most:
+            self.skipped.parent.mkdir(parents=True, exist_ok=True)
+            self.skipped.write_text("", encoding="utf-8")
+            self.configuration.write_text(self.configfiles, encoding="utf-8")
 
     def take_what_outlived_its_driver(self) -> None:
         """Forget Snakemake's mark "incomplete" on targets whose manifest is there: it is written last.

@@ -58,7 +58,7 @@ def test_the_crate_is_valid_and_tells_how_everything_was_made(exported):
     assert python(VALIDATE, crate) == []
     found = python(READ, crate)
     assert found["main"] == "Snakefile"
-    assert (found["jobs"], found["controls"], found["runs"]) == (43, 43, 1)
+    assert (found["jobs"], found["controls"], found["runs"]) == (45, 45, 1)
     assert len(found["steps"]) == 15
     assert found["engine"] == "9.27.1"
     assert found["tool"] == "scripts/train_dpo.py"
@@ -80,7 +80,7 @@ def test_weights_are_described_and_not_copied(exported):
         names = crate.namelist()
     assert not [name for name in names if name.endswith(".safetensors")]
     assert {"results/smoke/report.html", "config.json", "config/data/sft.jsonl", "Snakefile", "uv.lock"} <= set(names)
-    assert len([name for name in names if name.endswith("manifest.json") and name.startswith("results/")]) == 43
+    assert len([name for name in names if name.endswith("manifest.json") and name.startswith("results/")]) == 45
 
 
 def test_the_validator_finds_what_is_missing(exported, tmp_path):
