@@ -35,7 +35,7 @@ def stopped(study, *arguments: str) -> str:
 def test_the_reference_table_of_another_seed(study):
     table = study.folder / RESULTS / "sft-seed1" / "train_logps.parquet"
     shutil.copy(study.folder / RESULTS / "sft-seed2" / "train_logps.parquet", table)
-    message = stopped(study)
+    message = stopped(study, f"{RESULTS}/sft_dpo-seed1/adapter/arm.json", "--forcerun", "train_dpo")
     assert "this table is of another reference policy (adapter_sha256" in message
     assert "delete results/smoke/sft-seed1/train_logps.parquet and run the same command again" in message
     table.unlink()  # the cure
