@@ -29,7 +29,7 @@ def taken(clone, **changed):
     manifest = read(clone, "memory/dpo.manifest.json")
     job = {name: manifest[name] for name in ("rule", "wildcards", "settings", "code")}
     job["settings"] |= changed
-    flags = ["--model", f"{RESULTS}/model/model.json", "--data", "config/data/preferences.jsonl"]
+    flags = ["--model", f"{RESULTS}/model/model.json", "--data", f"{RESULTS}/data/pairs.parquet"]
     flags += ["--rung", "taken.json", "--manifest", "taken.manifest.json"]
     command = [*PROBE, "--job", json.dumps(job), *flags]
     done, most = watched(command, cwd=clone.folder, env={**os.environ, **CLEAN})
