@@ -309,10 +309,8 @@ def test_random_edits_give_exactly_the_jobs_whose_recorded_inputs_differ(study):
     import yaml
 
     draw = random.Random(20261126)
-    config, originals = yaml.safe_load((study.folder / SMOKE).read_text()), {}
-    for name in FILES:
-        originals[name] = (study.folder / name).read_bytes()
-    content = dict(originals)
+    originals = {name: (study.folder / name).read_bytes() for name in [*FILES, SMOKE]}
+    config, content = yaml.safe_load(originals[SMOKE]), dict(originals)
     for step in range(200 if MANY else 12):
         for _ in range(draw.randrange(1, 4)):
             kind = draw.choice(["content", "back", "time", "setting", "spelling", "order", "copy", "comment"])
@@ -351,6 +349,8 @@ def test_random_edits_give_exactly_the_jobs_whose_recorded_inputs_differ(study):
         found = set(re.findall(r"^(\w+(?: \w+=\S+)*): .+", told, re.MULTILINE))
         assert all(job in wanted or job.split()[0] in wanted for job in found), (step, told)
         assert all(any(job in (one, one.split()[0]) for one in found) for job in wanted), (step, wanted, told)
+    for name, original in originals.items():
+        (study.folder / name).write_bytes(original)
 
 
 FRONT = [f"results/smoke/tokens/{name}.parquet" for name in ("sft", "train_pairs", "heldout_pairs", "heldout_prompts")]
@@ -359,7 +359,7 @@ FRONT = [f"results/smoke/tokens/{name}.parquet" for name in ("sft", "train_pairs
 def test_exactly_the_jobs_ran_whose_recorded_inputs_differ(study):
     """Random edits, each followed by a real run of the front of the study: no false run and no missed one."""
     draw = random.Random(26112026)
-    study.snakemake("--cores", "2")
+    assert study.snakemake("--cores", "2").returncode == 0
     originals = {name: (study.folder / name).read_bytes() for name in [*FILES, SMOKE, "envs/grade.yaml"]}
     for step in range(200 if MANY else 5):
         name = draw.choice([f"{DATA}/sft.jsonl", f"{DATA}/preferences.jsonl", SMOKE, "envs/grade.yaml"])
