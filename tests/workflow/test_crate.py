@@ -59,7 +59,7 @@ def test_the_crate_is_valid_and_tells_how_everything_was_made(exported):
     found = python(READ, crate)
     assert found["main"] == "Snakefile"
     assert (found["jobs"], found["controls"], found["runs"]) == (45, 45, 1)
-    assert len(found["steps"]) == 15
+    assert len(found["steps"]) == 14
     assert found["engine"] == "9.27.1"
     assert found["tool"] == "scripts/train_dpo.py"
     assert found["packages"]["trl"] == "0.9.6"
