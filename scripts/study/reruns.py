@@ -76,7 +76,8 @@ class Reruns:
         """What an input is known by: inside results/ its path, outside what the job calls it."""
         if os.path.abspath(path).startswith(self.results):
             return here(path)
-        return f"input {Path(path).name if role == path else role}"  # one of several files goes by its own name
+        file = Path(path).name
+        return f"input {file if Path(role).name == file else role}"  # one of several files goes by its own name
 
     def digest(self, path: str) -> str | None:
         """sha256 of an input as it should be read now; None if it is not there."""
