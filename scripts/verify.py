@@ -24,8 +24,9 @@ from pathlib import Path
 import jsonschema
 
 from arms.job.files import UserError, exit_with_message, read_json, sha256_file
-from arms.job.manifest import pinned_versions, portable
-from study.identity import environment, flat
+from arms.job.manifest import pinned_versions
+from study.checksums import portable
+from study.identity import changed_settings, environment
 
 SCHEMA = Path(__file__).parent / "arms" / "job" / "manifest.schema.json"
 sha256 = cache(sha256_file)
@@ -88,11 +89,8 @@ def read_valid(path: str, job: dict) -> dict:
 
 def difference_faults(path: str, job: dict, manifest: dict) -> Iterator[str]:
     """Settings or code that this configuration and these programs do not have."""
-    found, expected = flat(manifest["settings"]), flat(job["settings"])
-    names = [name for name in sorted({*found, *expected}) if found.get(name) != expected.get(name)]
-    if names:
-        shown = ", ".join(f"{name} was {found.get(name)!r}, is {expected.get(name)!r}" for name in names[:3])
-        yield f"{path}: made by another configuration: {shown}{' ...' * (len(names) > 3)}"
+    if words := changed_settings(manifest["settings"], job["settings"]):
+        yield f"{path}: made by another configuration: {words}"
     if manifest["code"] != job["code"]:
         was, now = manifest["code"], job["code"]
         yield f"{path}: made by other code: {label(manifest)} ran with digest {was}, its program here has {now}"

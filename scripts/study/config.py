@@ -19,6 +19,7 @@ import jsonschema
 import yaml
 
 from study.base_files import data_files
+from study.checksums import portable
 from study.datasets import DATA, DATASETS, HELDOUT, TRAINED
 from study.runs import Run
 from study.vocabulary import DPO_ARMS, METRICS, OF_ANSWERS
@@ -228,7 +229,7 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
         raise ConfigError(_complaint(error))
     filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
     if filled["model"].get("path"):
-        filled["model"]["path"] = _one_spelling(filled["model"]["path"])
+        filled["model"]["path"] = portable(os.path.expanduser(filled["model"]["path"]))
     filled["data"] |= {name: _data_set(name, filled["data"][name], home) for name in DATA if name in filled["data"]}
     metric = filled["statistics"]["primary_metric"]
     if metric in OF_ANSWERS and "heldout_prompts" not in filled["data"]:
@@ -301,12 +302,6 @@ def _whole(value: object, schema: dict) -> object:
     if isinstance(value, list):
         return [_whole(one, schema.get("items", {})) for one in value]
     return _plain(value) if "integer" in str(schema.get("type")) else value
-
-
-def _one_spelling(path: str) -> str:
-    """A path as text that is the same however it was spelled: relative to the working directory if it is inside."""
-    path = os.path.abspath(os.path.expanduser(path))
-    return os.path.relpath(path) if path.startswith(os.path.join(os.getcwd(), "")) else path
 
 
 def _data_set(name: str, source: str | dict, home: str | Path) -> str | dict:

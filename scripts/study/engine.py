@@ -22,12 +22,13 @@ from snakemake.logging import logger
 from snakemake.shell import shell
 
 from study import command, environment, slurm
+from study.checksums import portable
 from study.config import ConfigError, load, refuse_double_keys
 from study.hashes import Hashes
 from study.instructions import INSTRUCTIONS
 from study.ladder import Ladder
 from study.planning import Planning, named
-from study.reruns import NOT_MADE, Reruns, here
+from study.reruns import NOT_MADE, Reruns
 from study.resources import PARTITION, Resources
 from study.settings import Settings
 
@@ -56,7 +57,7 @@ class Engine:
             files = workflow.overwrite_configfiles or [home / "config" / "config.yaml"]
             for path in files:
                 refuse_double_keys(path)
-            self.configfiles = ", ".join(here(os.path.realpath(path)) for path in files)
+            self.configfiles = ", ".join(portable(os.path.realpath(path)) for path in files)
             where = ", ".join(map(str, workflow.overwrite_configfiles)) or "config/config.yaml"
             if given := workflow.config_settings.config:  # of the command line, over the files
                 where += f" with --config {' '.join(given)}"
@@ -108,7 +109,9 @@ class Engine:
 
     def answer_why(self) -> None:
         """`snakemake why [TARGET...]` is a dry run of the targets that tells first causes only."""
-        if WHY not in os.environ and (targets := parse_args(sys.argv[1:])[1].targets) and targets[0] == "why":
+        if "why" not in sys.argv or WHY in os.environ:
+            return
+        if (targets := parse_args(sys.argv[1:])[1].targets) and targets[0] == "why":
             words = sys.argv[1:]
             words.remove("why")
             os.environ[WHY] = "1"

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from study.checksums import sha256_file
+from study.checksums import sha256_file, written
 
 LARGE = 2**30  # bytes from which on hashing is announced
 COARSE = 3.0  # seconds: a file system may keep times in steps of two
@@ -36,8 +36,7 @@ class Hashes:
         path = Path(path)
         if path.is_dir():
             return sha256_file(path, self)
-        key, stat = os.path.abspath(path), path.stat()
-        facts = [stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+        key, stat, facts = os.path.abspath(path), path.stat(), written(path)
         known = self.known.get(key)
         if isinstance(known, list) and known[0] == facts:
             return known[1]

@@ -19,15 +19,20 @@ def differences(recorded: dict, job: dict) -> Iterator[str]:
     """In words, how what decides a job today differs from what a manifest recorded. 1 and 1.0 are the same."""
     if (recorded.get("rule"), recorded.get("wildcards")) != (job["rule"], job["wildcards"]):
         yield f"made by another job, {recorded.get('rule')}"
-    was, now = flat(recorded.get("settings") or {}), flat(job["settings"])
-    names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
-    if names:
-        shown = ", ".join(f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in names[:3])
-        yield f"{shown}{' ...' * (len(names) > 3)}"
+    if words := changed_settings(recorded.get("settings") or {}, job["settings"]):
+        yield words
     if recorded.get("code") != job["code"]:
         yield f"other code: was {recorded.get('code')}, is {job['code']}"
     if recorded.get("lock") != job["lock"]:
         yield f"other packages in {job['lock']['file']}"
+
+
+def changed_settings(recorded: dict, settings: dict) -> str:
+    """The first three settings that differ, in words; "" if none does."""
+    was, now = flat(recorded), flat(settings)
+    names = [name for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+    shown = ", ".join(f"{name} was {was.get(name)!r}, is {now.get(name)!r}" for name in names[:3])
+    return f"{shown}{' ...' * (len(names) > 3)}"
 
 
 def flat(value: object, name: str = "") -> dict[str, Any]:

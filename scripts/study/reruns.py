@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from study.checksums import portable, written
 from study.hashes import Hashes
 from study.identity import differences
 
@@ -41,14 +42,14 @@ class Reruns:
     def __init__(self, results: str, hashes: Hashes) -> None:
         self.results, self.hashes = os.path.join(os.path.abspath(results), ""), hashes
         self.makers: dict[str, str] = {}  # file -> manifest of the job that makes it
-        self.records: dict[str, tuple[tuple, Record]] = {}
+        self.records: dict[str, tuple[list[int], Record]] = {}
 
     def learn(self, jobs: Iterable[Any]) -> None:
         """Note which job makes which file."""
         for job in jobs:
             for path in job.output:
                 if path != job.output.manifest:
-                    self.makers[here(path)] = str(job.output.manifest)
+                    self.makers[portable(path)] = str(job.output.manifest)
 
     def reasons(self, job: Any) -> list[str]:
         """Why a job has to run, in words, as it and the files are now; [] if it made what is there of what is there."""
@@ -75,16 +76,16 @@ class Reruns:
     def name(self, role: str, path: str) -> str:
         """What an input is known by: inside results/ its path, outside what the job calls it."""
         if os.path.abspath(path).startswith(self.results):
-            return here(path)
+            return portable(path)
         file = Path(path).name
         return f"input {file if Path(role).name == file else role}"  # one of several files goes by its own name
 
     def digest(self, path: str) -> str | None:
         """sha256 of an input as it should be read now; None if it is not there."""
-        maker = self.makers.get(here(path))
+        maker = self.makers.get(portable(path))
         if maker:
             record = self.record(maker)
-            return record.made.get(here(path)) if record else None
+            return record.made.get(portable(path)) if record else None
         try:
             return self.hashes(path)
         except OSError:
@@ -93,11 +94,10 @@ class Reruns:
     def record(self, path: str) -> Record | None:
         """What a manifest says; None if it is missing or damaged. Read again only when it was written again."""
         try:
-            stat = os.stat(path)
-            facts = (stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+            facts = written(path)
             if self.records.get(path, (None,))[0] != facts:
                 manifest = json.loads(Path(path).read_text(encoding="utf-8"))
-                made = {here(entry["path"]): entry["sha256"] for entry in manifest["outputs"].values()}
+                made = {portable(entry["path"]): entry["sha256"] for entry in manifest["outputs"].values()}
                 read = {self.name(key, entry["path"]): entry["sha256"] for key, entry in manifest["inputs"].items()}
                 self.records[path] = facts, Record(manifest, made, read)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -110,8 +110,3 @@ def roles(inputs: Any) -> Iterator[tuple[str, str]]:
     for name, value in inputs.items():
         for path in [value] if isinstance(value, str) else value:
             yield (name if isinstance(value, str) else path), path
-
-
-def here(path: str) -> str:
-    """One spelling of a path, relative to the working directory."""
-    return os.path.relpath(path)

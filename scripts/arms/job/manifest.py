@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, sha256_file, write_json
+from study.checksums import portable, written
 from study.identity import environment, flat
 from study.runs import Run
 
@@ -158,7 +159,7 @@ class Job:
         self.path = Path(args.manifest)
         self.lock = args.lock
         self.inputs, self.outputs = args.inputs, args.outputs
-        self.found = {path: (_facts(path), sha256_file(path)) for path in self.inputs.values() if Path(path).exists()}
+        self.found = {path: (written(path), sha256_file(path)) for path in self.inputs.values() if Path(path).exists()}
         self.label = " ".join(filter(None, [args.job["rule"], *self.wildcards.values()]))
         self.versions, self.off_lock = check_versions(args.lock) if args.lock else ({}, {})
         for name, (pinned, found) in self.off_lock.items():
@@ -179,7 +180,7 @@ class Job:
         if path not in self.found:
             return sha256_file(path)
         facts, digest = self.found[path]
-        if facts != _facts(path) and sha256_file(path) != digest:
+        if facts != written(path) and sha256_file(path) != digest:
             raise UserError(f"{path}: changed while this job read it, so nothing was made of it; run the command again")
         return digest
 
@@ -214,21 +215,8 @@ class Job:
         )
 
 
-def portable(path: str | Path) -> str:
-    """A path relative to the working directory if it lies inside, so that a study may be moved; else absolute."""
-    absolute = os.path.abspath(path)
-    inside = absolute.startswith(os.path.join(os.getcwd(), ""))
-    return os.path.relpath(absolute) if inside else absolute
-
-
 def _entry(path: str, digest: str) -> dict[str, str]:
     return {"path": portable(path), "sha256": digest}
-
-
-def _facts(path: str | Path) -> tuple[int, ...]:
-    """What every writing to a file changes: inode, size and times (no program can set the last)."""
-    stat = os.stat(path)
-    return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 def read_manifest(path: str | Path) -> dict:
