@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 
 from arms.data.checks import Checker
-from arms.data.summary import summary_of, warnings
+from arms.data.summary import summary_of, suspicion_words, warnings
 from arms.job.files import exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
@@ -44,8 +44,9 @@ def main() -> None:
         else warnings(table, [checker.tables[other] for other in HELDOUT if other in checker.tables], near)
     )
     told += [checker.left_out[name]] if name in checker.left_out else []
-    summary = summary_of(table)
-    write_json(args.audit, {"schema": 2, **summary, "near_duplicates": near, "warnings": told})
+    summary, portrait = summary_of(table), checker.portrait.describe(table, args.rows)
+    told += [suspicion_words(table, entry) for entry in portrait["suspicions"]]
+    write_json(args.audit, {"schema": 3, **summary, "near_duplicates": near, "warnings": told, **portrait})
     for line in words(DATA[name], summary):
         job.say(line)
     job.say(f"no held-out prompt is trained on; {len(near)} are near-duplicates")
@@ -62,7 +63,7 @@ def words(kind: str, summary: dict) -> list[str]:
         found.append(f"completions: median {lengths['median']:.0f} characters, at most {lengths['max']:.0f}")
     if kind == "pairs":
         found.append(
-            f"chosen is longer in {summary['share_chosen_longer']:.0%} of the pairs; "
+            f"the longer answer is the chosen one in {summary['longer_wins']:.0%} of the pairs; "
             f"{summary['share_first_word_differs']:.0%} differ in the first word"
         )
     return found

@@ -46,7 +46,8 @@ class Table:
         self.lengths = {name: array("q") for name in self.texts}
         self.categories: Counter[str] = Counter()
         self.negatives: Counter[str] = Counter()
-        self.longer = self.early = 0
+        self.early = 0
+        self.by_length: Counter[tuple[str, int]] = Counter()  # pairs by category and which is longer: 1 chosen, 0, -1
         found = {name: bytearray() for name in ("id", *self.texts)}
         for row in rows:
             self._place(row)
@@ -87,7 +88,8 @@ class Table:
         self.categories[row["category"]] += 1
         if self.kind == "pairs":
             self.negatives[row["negative"] or ""] += 1
-            self.longer += len(row["chosen"]) > len(row["rejected"])
+            one, other = len(row["chosen"]), len(row["rejected"])
+            self.by_length[row["category"], (one > other) - (one < other)] += 1
             self.early += row["chosen"].split(None, 1)[0] != row["rejected"].split(None, 1)[0]
 
     def words(self, index: int) -> str:

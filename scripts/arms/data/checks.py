@@ -8,6 +8,7 @@ from arms.data.audit import SHOWN, Check, Each, Table, check_pair, first_match
 from arms.data.grading import check_instructions
 from arms.data.layouts import Source
 from arms.data.leakage import NearDuplicates
+from arms.data.portrait import Portrait
 from arms.data.rows import writing
 from arms.job.files import UserError
 from arms.job.manifest import Job
@@ -21,6 +22,7 @@ class Checker:
     """Reads the data files of a study, held-out ones first, and says what they have in common.
 
     sources: where each data set is. least: how many rows training needs of each. tables: what was read, by name.
+    portrait: of the data set that the job is about.
     """
 
     def __init__(self, sources: dict[str, str | dict], least: dict[str, int], job: Job) -> None:
@@ -41,7 +43,8 @@ class Checker:
             rows = counted(self.job, source.rows(), f"rows of {source.words} read")
             with writing(target, DATA[name]) if name == own else contextlib.nullcontext() as writer:
                 if writer:
-                    each.append(writer.add)
+                    self.portrait = Portrait(DATA[name])
+                    each += [writer.add, self.portrait.add]
                 self.tables[name] = table = Table(source, each, CHECKS[DATA[name]], rows)
                 if len(table) < self.least.get(name, 0):
                     raise UserError(

@@ -32,16 +32,29 @@ def digest(*texts: str) -> bytes:
     return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
+def shingles(normal: str) -> list[str]:
+    """The word 5-grams of a normalised text, in order; all its words if it has fewer.
+
+    >>> shingles("one two three four five six")
+    ['one two three four five', 'two three four five six']
+    """
+    words = normal.split(" ")
+    return list(map(" ".join, zip(*(words[start:] for start in range(SHINGLE)), strict=False))) or [normal]
+
+
 def word_shingles(normal: str) -> set[int]:
-    """The set of word 5-grams of a normalised text, as hashes of this process; all its words if it has fewer.
+    """The set of word 5-grams of a normalised text, as hashes of this process.
 
     >>> len(word_shingles("one two three four five six")), len(word_shingles("one two"))
     (2, 1)
     """
-    words = normal.split(" ")
-    if len(words) <= SHINGLE:
-        return {hash(tuple(words))}
-    return set(map(hash, zip(*(words[start:] for start in range(SHINGLE)), strict=False)))
+    return set(map(hash, shingles(normal)))
+
+
+def is_near(own: set[int], other: set[int]) -> bool:
+    """Whether the Jaccard index of two sets is at least NEAR."""
+    shared = len(own & other)
+    return 10 * shared >= TENTHS * (len(own) + len(other) - shared)
 
 
 def fewest_shared(size: int) -> int:
@@ -91,10 +104,9 @@ class NearDuplicates:
                 continue
             for index in waiting:
                 if index not in self.found:
-                    shared = len(own & self.shingles[index])
-                    both = len(own) + len(self.shingles[index]) - shared
-                    if 10 * shared >= TENTHS * both:
-                        self.found[index] = (row["id"], shared / both)
+                    other = self.shingles[index]
+                    if is_near(own, other):
+                        self.found[index] = (row["id"], len(own & other) / len(own | other))
             waiting[:] = [index for index in waiting if index not in self.found]
 
     def matches(self) -> list[dict]:

@@ -7,9 +7,10 @@ stood in the user's own file (_row, its line or row; _place, that in words). A p
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -144,6 +145,23 @@ class Writer:
         if self.waiting:
             self.file.write_table(pyarrow.Table.from_pylist(self.waiting, schema=self.schema))
         self.waiting, self.characters = [], 0
+
+
+def rows_at(path: str | Path, wanted: Iterable[int], columns: list[str]) -> dict[int, dict]:
+    """Some rows of a checked table, by their place in it (0 is the first); only row groups that have one are read."""
+    import pyarrow.parquet
+
+    found: dict[int, dict] = {}
+    places, start = sorted(wanted), 0
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            here = places[bisect.bisect_left(places, start) : bisect.bisect_left(places, end)]
+            if here:
+                rows = file.read_row_group(group, columns=columns).take([place - start for place in here]).to_pylist()
+                found |= dict(zip(here, rows, strict=True))
+            start = end
+    return found
 
 
 @contextlib.contextmanager

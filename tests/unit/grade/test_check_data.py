@@ -15,12 +15,16 @@ pytest.importorskip("lm_eval", reason="runs in the grade environment")
 
 import check_data
 import list_heldout
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arms.data.leakage import NEAR, NearDuplicates, normalise
+from arms.data.leakage import NEAR, NearDuplicates, is_near, normalise, word_shingles
+from arms.data.near import Signatures, candidates, near_rows
+from arms.data.suspects import KINDS
 from arms.job.files import UserError
 
+VOCABULARY = [f"{start}{end}" for start in "abcdefghij" for end in ("an", "or", "ist", "um", "et", "ul", "ing", "os")]
 NAMES = ("sft", "pairs", "heldout_pairs", "heldout_prompts")
 
 
@@ -43,7 +47,7 @@ def pair_rows(prefix: str = "h") -> list[dict]:
             "id": f"{prefix}{i}",
             "prompt": f"Tell me about the {prefix} town number {i} in one sentence.",
             "chosen": f"It is a small and quiet place {i}." + " Really." * (i % 2) * 4,
-            "rejected": f"It is a small and quiet place {i}. It is old.",
+            "rejected": f"It is a small and quiet place {i}; it is old.",
             "category": ["length", "format"][i % 2],
             "negative": ["too long", "two sentences"][i % 2],
         }
@@ -143,8 +147,13 @@ def with_row(name: str, **changes) -> list[dict]:
 def test_good_rows_are_described_and_written(study):
     done = study.check("sft")
     assert done.returncode == 0, done.stderr
-    assert study.audit() == {
-        "schema": 2,
+    audit = study.audit()
+    first = [(entry["id"], entry["place"], entry["why"]) for entry in audit.pop("look_first")]
+    assert first == [(f"s{n}", f"sft.jsonl, line {n + 1}", ["one of the longest"]) for n in (3, 2, 1, 0)]
+    lengths = audit.pop("histograms")["completion"]
+    assert (lengths["min"], lengths["max"], sum(lengths["counts"])) == (4, 16, 4)
+    assert audit == {
+        "schema": 3,
         "rows": 4,
         "distinct_prompts": 4,
         "categories": {"format": 2, "length": 2},
@@ -154,6 +163,8 @@ def test_good_rows_are_described_and_written(study):
         },
         "near_duplicates": [],
         "warnings": [],
+        "suspicions": [],
+        "scripts": {"LATIN": 4},
     }
     assert 3 <= len(done.stdout.splitlines()) <= 6
     assert "4 rows in 2 categories" in done.stdout
@@ -175,7 +186,7 @@ def test_good_pairs_are_described(study):
     audit = study.audit()
     assert audit["rows"] == 4
     assert audit["negatives"] == {"too long": 2, "two sentences": 2}
-    assert audit["share_chosen_longer"] == 0.5
+    assert audit["longer_wins"] == 0.5
     assert audit["share_first_word_differs"] == 0.0
     assert set(audit["characters"]) == {"prompt", "chosen", "rejected"}
     assert audit["characters"]["rejected"]["median"] == 43
@@ -396,13 +407,41 @@ def test_near_duplicates_are_those_of_a_search_through_all_pairs():
     assert len(expected) > 15
 
 
+def test_near_duplicates_inside_a_data_set_are_those_of_a_search_through_all_pairs():
+    """What is found is right; of what there is, at most a twentieth is missed (0.8 is the least alike that counts)."""
+    draw = random.Random(5)
+    begun = "you are a helpful assistant who answers every question that people ask"
+    prompts = [f"{begun} " + " ".join(draw.choices(VOCABULARY, k=draw.randrange(5, 50))) for _ in range(1200)]
+    for i in range(100, 1200, 5):
+        words = prompts[draw.randrange(i)].split()
+        words[draw.choice((-1, -2, 0))] = "changed"
+        prompts[i] = " ".join(words)
+    prompts[7] = prompts[3]  # equal prompts are no near-duplicates
+    sets = [word_shingles(prompt) for prompt in prompts]
+    expected = {
+        i
+        for i, own in enumerate(sets)
+        if prompts[i] not in prompts[:i] and any(is_near(own, other) for other in sets[:i] if other != own)
+    }
+    signatures = Signatures()
+    for prompt in prompts:
+        signatures.add(prompt)
+    digests = np.array([hashlib.sha256(prompt.encode()).digest()[:16] for prompt in prompts], dtype="S16")
+    pairs = candidates(signatures.keys(), digests)
+    found = near_rows(pairs, lambda rows: {row: prompts[row] for row in rows.tolist()})
+    assert all(is_near(sets[row], sets[other]) and other < row for row, other in found.items())
+    assert len(expected) > 150
+    assert found.keys() <= expected
+    assert len(found) >= 0.95 * len(expected)
+
+
 def test_give_away_pairs_are_warnings(study):
     rows = [{**row, "chosen": "Yes, " + "very " * 30 + str(i)} for i, row in enumerate(pair_rows("t"))]
     done = study.check("pairs", pairs=rows)
     assert done.returncode == 0, done.stderr
     warnings = study.audit()["warnings"]
     assert len(warnings) == 2
-    assert "chosen is longer in 100% of the pairs" in warnings[0]
+    assert "the longer answer is the chosen one in 100% of the pairs" in warnings[0]
     assert "100% of the pairs differ in the first word" in warnings[1]
 
 
@@ -459,10 +498,13 @@ def many_pairs() -> list[dict]:
     def text(count: int) -> str:
         return " ".join(draw.choices(words, k=count))
 
-    rows = [{"id": f"t{n}", "prompt": text(12), "category": "abc"[n % 3], "negative": "n"} for n in range(10_000)]
+    rows = [
+        {"id": f"t{n}", "prompt": f"Tell me of {text(14)}.", "category": "abc"[n % 3], "negative": "n"}
+        for n in range(10_000)
+    ]
     for row in rows:
         shared = text(3)
-        row |= {"chosen": f"{shared} {text(draw.randrange(5, 15))}", "rejected": f"{shared} {text(10)}"}
+        row |= {"chosen": f"{shared} {text(draw.randrange(5, 15))}.", "rejected": f"{shared} {text(10)}."}
     return rows
 
 
@@ -516,5 +558,65 @@ def test_planted_faults_are_all_found_with_their_lines(study, faults):
 
 def test_a_clean_set_gives_no_warning(study):
     assert study.check("pairs", pairs=many_pairs(), heldout_pairs=changed("heldout_pairs", 0)).returncode == 0
-    assert [told for told in study.audit()["warnings"] if "categories that are not in" not in told] == []
-    assert study.audit()["near_duplicates"] == []
+    audit = study.audit()
+    assert [told for told in audit["warnings"] if "categories that are not in" not in told] == []
+    assert audit["near_duplicates"] == audit["suspicions"] == []
+    assert len(audit["look_first"]) == 20
+
+
+def ended(text: str, end: str) -> str:
+    return text.removesuffix(".") + end
+
+
+# kind of suspicion: what is done to a row, seen beside the one before it
+SUSPECT = {
+    "refused": lambda row, _: row | {"chosen": "I'm sorry, but I cannot help with that request."},
+    "placeholder": lambda row, _: row | {"rejected": "N/A"},
+    "alike": lambda row, _: row | {"rejected": row["chosen"].upper().replace(" ", "  ", 1)},
+    "beginning": lambda row, _: row | {"rejected": ended(row["chosen"], ", and no more.").replace(",", ". Then,")},
+    "mark": lambda row, _: row | {"chosen": ended(row["chosen"], ". <|im_end|>.")},
+    "replacement": lambda row, _: row | {"prompt": row["prompt"] + " caf\ufffd"},
+    "mojibake": lambda row, _: row | {"rejected": "Itâ€™s so. " + row["rejected"]},
+    "control": lambda row, _: row | {"chosen": row["chosen"].replace(" ", "\x08", 1)},
+    "unseen": lambda row, _: row | {"chosen": row["chosen"].replace(" ", " \u200b", 1)},
+    "private": lambda row, _: row | {"chosen": row["chosen"].replace(" ", " \ue123", 1)},
+    "open": lambda row, _: row | {"rejected": row["rejected"] + "\n```python\nprint(1)."},
+    "unended": lambda row, _: row | {"chosen": ended(row["chosen"], " and then the")},
+    "repeats": lambda row, _: row | {"chosen": row["chosen"] + " Again and again." * 30},
+    "echo": lambda row, _: row | {"chosen": f"{row['prompt']} {row['chosen']}"},
+    "script": lambda row, _: row | {"chosen": "Это ответ на русском языке, а вопрос задан латиницей."},
+    "html": lambda row, _: row | {"rejected": ended(row["rejected"], " &amp; so on.")},
+    "gap": lambda row, _: row | {"chosen": "Yes.", "rejected": row["rejected"] * 4},
+    "long": lambda row, _: row | {"rejected": " ".join(f"word{n}" for n in range(900)) + "."},
+    "near": lambda row, before: row | {"prompt": before["prompt"].replace("Tell", "Say", 1)},
+}
+
+
+def test_planted_suspects_are_all_found_with_their_ids(study):
+    """Three of each kind among 10 000 pairs; the counts are exact but for rows that are odd in two ways."""
+    rows = many_pairs()
+    places = iter(random.Random(3).sample(range(1, 5000), 3 * len(SUSPECT)))
+    planted = {kind: sorted(2 * next(places) for _ in range(3)) for kind in SUSPECT}
+    for kind, spoil in SUSPECT.items():
+        for index in planted[kind]:
+            rows[index] = spoil(rows[index], rows[index - 1])
+    done = study.check("pairs", pairs=rows)
+    assert done.returncode == 0, done.stderr
+    audit = study.audit()
+    found = {entry["kind"]: {first["id"] for first in entry["first"]} for entry in audit["suspicions"]}
+    assert found.keys() == SUSPECT.keys() == KINDS.keys()
+    for kind, ids in found.items():
+        also = {"gap": {"long"}, "long": {"gap"}}.get(kind, set())
+        assert ids >= {rows[index]["id"] for index in planted[kind]}, kind
+        allowed = {rows[index]["id"] for other in (kind, *also) for index in planted[other]}
+        assert ids <= allowed, kind
+    for entry in audit["suspicions"]:
+        (line,) = (told for told in audit["warnings"] if told.endswith(entry["words"]))
+        assert line.startswith(f"pairs.jsonl: {entry['rows']} rows ({entry['first'][0]['id']}, ")
+    shown = audit["look_first"]
+    assert len(shown) == 20
+    assert {why for entry in shown for why in entry["why"]} == set(KINDS.values())
+    by_id = {row["id"]: row for row in rows}
+    for entry in shown:
+        text, own = entry["texts"]["rejected"], by_id[entry["id"]]["rejected"]
+        assert text == own or (text.startswith(own[:1000]) and text.endswith(own[-300:]) and "characters ...]" in text)

@@ -96,11 +96,11 @@ def make_audits(root, categories):
     def table(**more):
         return {"rows": 60, "distinct_prompts": 58, "categories": counts, **more}
 
-    negatives = {"negatives": {"too_long": 30, "has_comma": 30}, "share_chosen_longer": 0.5}
+    negatives = {"negatives": {"too_long": 30, "has_comma": 30}, "longer_wins": 0.5}
     warnings = ["2 held-out prompts nearly are training prompts"]
     for name, more in {"sft": {}, "pairs": negatives, "heldout_pairs": negatives, "heldout_prompts": {}}.items():
         told = {"near_duplicates": [], "warnings": warnings if name == "pairs" else []}
-        write_json(root / f"data/{name}.audit.json", {"schema": 2, **table(**more), **told})
+        write_json(root / f"data/{name}.audit.json", {"schema": 3, **table(**more), **told})
     write_json(root / "data/prompts.audit.json", {"schema": 2, "rows": 120, "clusters": 90})
     length = {"max": 81, "median": 38, "min": 10, "p95": 67}
     for name, columns in {
