@@ -63,12 +63,6 @@ rule tokenize_data:
     resources:
         runtime=60,
     params:
-        **program(
-            "tokenize_data",
-            "train",
-            settings.tokens,
-            kind=lambda wildcards, output: DATA[DATASETS[wildcards.dataset]],
-            ahead=lambda wildcards, output: json.dumps(study.looked_ahead(wildcards.dataset)),
-        ),
+        **program("tokenize_data", "train", settings.tokens, kind=settings.kind, ahead=settings.ahead),
     shell:
         RUN_ON_THREADS

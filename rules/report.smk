@@ -10,6 +10,7 @@ rule plot:
         projection="<results>/stats/projection.parquet",
         decision="<results>/stats/decision.json",
         curves=expand("<results>/{run}/curves.parquet", run=study.trained()),
+        audits=study.data_audits,
     output:
         svg=report(
             expand("<results>/figures/{figure}.svg", figure=FIGURES),

@@ -45,11 +45,11 @@ def main() -> None:
     )
     told += [checker.left_out[name]] if name in checker.left_out else []
     summary, portrait = summary_of(table), checker.portrait.describe(table, args.rows)
-    told += [suspicion_words(table, entry) for entry in portrait["suspicions"]]
     write_json(args.audit, {"schema": 3, **summary, "near_duplicates": near, "warnings": told, **portrait})
     for line in words(DATA[name], summary):
         job.say(line)
     job.say(f"no held-out prompt is trained on; {len(near)} are near-duplicates")
+    told += [suspicion_words(table, entry) for entry in portrait["suspicions"]]
     for warning in told:
         job.say(f"warning: {warning}")
     job.finish(rows=len(table), warnings=len(told))

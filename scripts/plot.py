@@ -3,10 +3,12 @@
     cd results/demo && python ../../scripts/plot.py --job '{"rule": "plot", "settings": {}}' --manifest M.json \
         --contrasts stats/contrasts.parquet --arm-means stats/arm_means.parquet \
         --seed-effects stats/seed_effects.parquet --projection stats/projection.parquet \
-        --decision stats/decision.json --curves */curves.parquet --svg forest.svg arms.svg --png forest.png
+        --decision stats/decision.json --curves */curves.parquet --audits data/*.audit.json \
+        --svg forest.svg arms.svg --png forest.png
 
 forest: paired differences. arms: mean of each arm. seeds: differences seed by seed. categories: differences by prompt
-category. power: would more prompts or more seeds help? curves: training. Equal inputs, equal bytes.
+category. power: would more prompts or more seeds help? curves: training. data: lengths of texts. Equal inputs, equal
+bytes.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pathlib import Path
 from arms.job.files import exit_with_message, read_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
+from display.audit import draw_data, read_audits
 from display.figures import draw_arms, draw_categories, draw_curves, draw_power, draw_seeds, read_curves
 from display.forest import draw_forest
 from display.frames import contrast_order, of_kind, read_frame, units
@@ -31,6 +34,7 @@ def main() -> None:
         parser.input(table, help=f"{table}.parquet of rule compare")
     parser.input("decision", help="decision.json of rule compare")
     parser.input("curves", nargs="+", help="<run>/curves.parquet of every trained run")
+    parser.input("audits", nargs="+", help="data/<data set>.audit.json of every data set")
     for kind in ("svg", "png"):
         parser.output(kind, nargs="+", key=lambda path: Path(path).name.replace(".", "_"), help=f"<figure>.{kind}")
     args = parser.parse_args()
@@ -38,6 +42,7 @@ def main() -> None:
 
     tables = [read_frame(getattr(args, table)) for table in TABLES]
     figures, metrics = draw(*tables, read_json(args.decision), read_curves(args.curves))
+    figures["data"] = draw_data(read_audits(args.audits))
     for name, figure in figures.items():
         save(figure, *(path for path in (*args.svg, *args.png) if Path(path).stem == name))
     job.say(f"{len(figures)} figures of {metrics} metrics")

@@ -20,6 +20,7 @@ from arms.job.files import UserError, exit_with_message, read_json, write_text
 from arms.job.formats import read_rows
 from arms.job.manifest import Job, read_manifest
 from arms.job.program import JobParser
+from display.audit import oddities, read_audits
 from display.examples import choose_examples
 from display.frames import of_kind, read_frame, units
 from display.provenance import data_audit, model_words, provenance, without_paths
@@ -56,7 +57,7 @@ def main() -> None:
         **statistics({stem(path): read_frame(path) for path in args.tables}, decision, args.variants),
         figures={stem(path): inline_svg(path) for path in args.figures},
         examples=examples(args, job),
-        audit=data_audit(args.audits),
+        audit=data_audit(args.audits) | oddities(read_audits(args.audits)),
         parity=read_json(args.parity),
         provenance=provenance([read_manifest(path) for path in args.manifests]),
         skipped=args.skipped.read_text(encoding="utf-8").splitlines() if args.skipped and args.skipped.exists() else [],

@@ -5,8 +5,10 @@ Methods take Snakemake's wildcards and return what the program finds as `job.set
 
 from __future__ import annotations
 
+import json
+
 from study.config import Study
-from study.datasets import DATASETS, TRAINED
+from study.datasets import DATA, DATASETS, TRAINED
 from study.ladder import Ladder
 from study.rungs import memory_key, recorded
 from study.vocabulary import METRICS, PRIMARY_CONTRASTS
@@ -35,6 +37,14 @@ class Settings:
         """Of the check of a data set: all that says what its rows are but the file, whose content counts by itself."""
         source = self.config["data"][wildcards.data]
         return {} if isinstance(source, str) else {key: value for key, value in source.items() if key != "path"}
+
+    def kind(self, wildcards, output) -> str:
+        """Which columns the rows of a data set have."""
+        return DATA[DATASETS[wildcards.dataset]]
+
+    def ahead(self, wildcards, output) -> str:
+        """What tokenising a data set also tries to tokenise, as JSON."""
+        return json.dumps(self.study.looked_ahead(wildcards.dataset))
 
     def _rows(self, dataset: str) -> int | None:
         """How many rows of a data set are used; None: all."""

@@ -48,7 +48,7 @@ METRICS = {
 
 OF_ANSWERS = ("pass_rate",)  # metrics of answers to held-out prompts; the others are of held-out pairs
 
-FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves")
+FIGURES = ("forest", "arms", "seeds", "categories", "power", "curves", "data")
 TABLES = (
     "contrasts", "arm_means", "seed_effects", "variance", "projection", "heterogeneity", "missing", "seed_spread",
     "variation",

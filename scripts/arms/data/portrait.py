@@ -79,6 +79,7 @@ class Portrait:
             "look_first": [
                 {
                     **_named(texts[index]),
+                    "odd": any(index in rows for rows in odd.values()),
                     "why": why[index],
                     "texts": {name: shortened(texts[index][name]) for name in TEXTS[table.kind]},
                 }

@@ -90,6 +90,25 @@ def make_curves(root, seeds, steps, rng):
         write_table(root / run_name(arm, seed) / "curves.parquet", rows)
 
 
+def portrait(name):
+    """What an audit has of single rows: hostile ones among the training pairs."""
+    lengths = {"edges": [0, 10, 20, 30], "counts": [1, 2, 1], "min": 3, "max": 29}
+    row = {"id": f"{name}-1{HOSTILE}", "place": "pairs.jsonl, line 7", "odd": name == "pairs", "why": ["it is odd"]}
+    texts = {"prompt": HOSTILE, "chosen": f"x{chr(0x202E)}y", "rejected": "long " * 260}
+    first = [{**row, "texts": texts if name == "pairs" else {"prompt": "Say it."}}]
+    found = {
+        "kind": "mark",
+        "words": "a mark in a text",
+        "rows": 9,
+        "first": [{"id": row["id"], "place": row["place"]}],
+    }
+    return {
+        "suspicions": [found] if name == "pairs" else [],
+        "look_first": first * 12,
+        "histograms": dict.fromkeys(("prompt", "completion", "chosen", "rejected", "chosen_minus_rejected"), lengths),
+    }
+
+
 def make_audits(root, categories):
     counts = {name: 12 for name in categories}
 
@@ -99,7 +118,7 @@ def make_audits(root, categories):
     negatives = {"negatives": {"too_long": 30, "has_comma": 30}, "longer_wins": 0.5}
     warnings = ["2 held-out prompts nearly are training prompts"]
     for name, more in {"sft": {}, "pairs": negatives, "heldout_pairs": negatives, "heldout_prompts": {}}.items():
-        told = {"near_duplicates": [], "warnings": warnings if name == "pairs" else []}
+        told = {"near_duplicates": [], "warnings": warnings if name == "pairs" else [], **portrait(name)}
         write_json(root / f"data/{name}.audit.json", {"schema": 3, **table(**more), **told})
     write_json(root / "data/prompts.audit.json", {"schema": 2, "rows": 120, "clusters": 90})
     length = {"max": 81, "median": 38, "min": 10, "p95": 67}
@@ -204,6 +223,7 @@ def plot(root, figures="figures"):
     tables = ("contrasts", "arm_means", "seed_effects", "projection")
     return run(
         root, "plot", *job("plot", {}), "--decision", "stats/decision.json", "--curves", *curves,
+        "--audits", *(path.relative_to(root) for path in sorted(root.glob("data/*.audit.json"))),
         *(word for name in tables for word in (f"--{name.replace('_', '-')}", f"stats/{name}.parquet")),
         *(word for kind in ("svg", "png") for word in (f"--{kind}", *(f"{figures}/{name}.{kind}" for name in FIGURES))),
     )  # fmt: skip
@@ -360,6 +380,19 @@ def test_generated_text_stays_text(html, page):
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "{{ 7 * 7 }} \ufffd&lt;/article&gt;" in html
     assert "&lt;b&gt;rivers&lt;/b&gt;" in html
+
+
+def test_odd_rows_are_shown_as_text(html):
+    """Twenty rows of all data sets, odd ones first; what nobody sees is made visible, long texts are folded."""
+    section = html[html.index('id="odd"') : html.index('id="gates"')]
+    assert section.count("<article") == 20
+    shown = re.findall(r"<small>([a-zA-Z -]+) · pairs.jsonl, line 7 · it is odd</small>", section)
+    assert shown[:12] == ["training pairs"] * 12
+    assert set(shown[12:]) == {"SFT rows", "held-out pairs", "held-out prompts"}
+    assert "x⟨U+202E⟩y" in section
+    assert section.count("<summary>900 more characters</summary>") == 12
+    assert section.count("&lt;script&gt;") == 1 + 20 + 12
+    assert '<td class="what">a mark in a text</td><td class="n">9</td>' in section
 
 
 def test_page_does_not_tell_where_it_was_made(study, html):
