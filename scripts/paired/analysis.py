@@ -7,7 +7,7 @@ metrics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from .files import ContractError
 from .forecast import Model
 from .pairwise import Preference, Strength, preference, strengths
 from .pairwise_files import judged_contrasts, pairwise_scores, read_judgements
-from .pilot import moments
+from .pilot import judged_moments, moments
 from .plan import Metric, Plan
 from .pooling import seed_pools
 from .scopes import Finding, find
@@ -78,7 +78,7 @@ def analyse(
     spreads = list(seed_spreads(study.means, plan))
     caveats = [
         *left_out(study.facts.values()),
-        *pooling(spreads, plan),
+        *pooling(spreads, plan, [own for own in study.facts.values() if plan.metrics[own.metric].kind == "pairwise"]),
         *failed_outputs(study.missing, plan.metrics),
         *outside(unplanned),
         *judged(study.preferences, plan.alpha),
@@ -140,6 +140,8 @@ def _judgements(
     if not contrasts:
         raise ContractError(f"metric {metric.name!r}: no judgement belongs to a contrast of the plan")
     tables = pairwise_scores(judgements, metric, contrasts, plan, common_seeds)
+    if metric.name == plan.primary_metric:
+        study.design = _judged_design(tables, plan, prompts)
     for contrast, table in tables.items():
         study.missing += [
             replace(row, arm=contrast) for row in missing_outputs(table) if row.arm == next(iter(table.cells))
@@ -155,6 +157,18 @@ def _judgements(
     study.facts[metric.name] = ScoreFacts(metric.name, seeds, dropped, [], rates)
     study.sampling.append(Sampling(metric.name, {}, max(table.n_samples for table in tables.values()), frozenset()))
     return f"{metric.name}: {len(judgements)} judgements, {len(tables)} contrasts, {max(1, len(seeds))} seed(s)"
+
+
+def _judged_design(tables: Mapping[str, Scores], plan: Plan, prompts: pd.DataFrame) -> tuple[Model, Group, int] | None:
+    """What varies in the contrasts that decide; None where the plan has no rule, or one of them was not judged."""
+    rule = plan.question.rule
+    if rule is None or plan.weighting != "micro" or not {rule.gain, rule.cost} <= tables.keys():
+        return None
+    own = {name: tables[name] for name in (rule.gain, rule.cost)}
+    if not all(table.kept.any() for table in own.values()):
+        return None  # an error says so next
+    model = judged_moments(own, prompts, plan, None)
+    return None if model is None else (model, _groups(own[rule.gain], prompts, plan)[0], own[rule.gain].n_seeds)
 
 
 def _groups(scores: Scores, prompts: pd.DataFrame, plan: Plan) -> list[Group]:

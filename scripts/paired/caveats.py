@@ -69,10 +69,14 @@ def _dropped(rows: Sequence[MissingOutputs]) -> str:
     return f" {dropped} of {n} prompts left out for all models." if dropped else ""
 
 
-def pooling(spreads: Sequence[SeedSpread], plan: Plan) -> Iterator[str]:
-    """Where trained arms share one seed variance, and where they should but do not vary alike."""
+def pooling(spreads: Sequence[SeedSpread], plan: Plan, in_pairs: Sequence[ScoreFacts]) -> Iterator[str]:
+    """Where trained arms share one seed variance, and where they should but do not vary alike.
+
+    in_pairs: metrics that are judged in pairs, hence have no scores of an arm.
+    """
     overall = {row.metric: row for row in spreads if row.group_kind == "overall"}
-    if not plan.pool_seed_variance or not overall:
+    of_pairs = [own.metric for own in in_pairs if len(own.seeds) > 1]
+    if not plan.pool_seed_variance or not (overall or of_pairs):
         return
     shared, not_alike = [], []
     for metric, row in sorted(overall.items()):
@@ -81,6 +85,7 @@ def pooling(spreads: Sequence[SeedSpread], plan: Plan) -> Iterator[str]:
         else:
             p = "" if row.p_equal is None else f" (p = {row.p_equal:.2g})"
             not_alike.append(f"{metric}: {row.pooled.removeprefix('no: ')}{p}")
+    not_alike += [f"{metric}: judged in pairs, which have no variance of one arm" for metric in sorted(of_pairs)]
     if not_alike:
         yield (
             f"SEED VARIANCE NOT POOLED, though the plan asks for it: {'; '.join(not_alike)}. Each contrast keeps its "

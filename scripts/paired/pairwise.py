@@ -119,11 +119,15 @@ def preference(judgements: pd.DataFrame, metric: str, contrast: str, weights: We
     outcome, notes = own["outcome"], []
     place = _position(own, alpha)
     if place["position_bias"] is None:
-        notes.append("position: no comparison in both orders varies enough to show a bias")
+        notes.append("position: no comparison was judged in both orders")
+    elif place["position_lo"] is None:
+        notes.append("position: the bias does not vary over clusters of prompts, so it has no interval")
     length = _equal_length(own, alpha)
     if isinstance(length, str):
         notes.append(f"length: {length}")
         length = {}
+    elif length["equal_length_lo"] is None:
+        notes.append("length: no outcome varies, so the estimate has no interval")
     return Preference(
         metric=metric,
         contrast=contrast,
@@ -206,9 +210,11 @@ def strengths(judgements: pd.DataFrame, metric: str, alpha: float) -> Iterator[S
         direction = np.zeros(len(fit.coefficients))
         direction[: len(arms) - 1] = centre[i, 1:]
         with_place = len(fit.coefficients) == len(arms)
-        note = "" if with_place else "each pair in one order only, so the advantage of the first is not known"
+        estimate, low, high = fit.interval(direction, alpha)
+        notes = [] if with_place else ["each pair in one order only, so the advantage of the first is not known"]
+        notes += ["no outcome varies, so the estimate has no interval"] if low is None else []
         first = float(fit.coefficients[-1]) if with_place else None
-        yield Strength(metric, arm, n, *fit.interval(direction, alpha), first, note)
+        yield Strength(metric, arm, n, estimate, low, high, first, "; ".join(notes))
 
 
 def _bradley_terry(a: np.ndarray, b: np.ndarray, value: np.ndarray, n: int, clusters: np.ndarray) -> Regression | str:

@@ -1,7 +1,7 @@
 """Planning: how many prompts and seeds a difference needs, and what the present ones can detect.
 
 `n_miller`, `n_mcnemar`, `mcnemar_power` and `n_paired_t` are for whoever plans a study before any score exists; the
-tables use `detectable` and `Design`, which rest on observed variances (docs/statistics.md, 1.12).
+tables use the others, which rest on observed variances (docs/statistics.md, 1.12).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+from scipy import optimize, special, stats
 from statsmodels.stats.power import TTestPower
 
 from .intervals import Components
@@ -19,6 +19,7 @@ from .intervals import Components
 POWER = 0.8
 MOST_PROMPTS = 10**8
 MOST_SEEDS = 1000
+QUANTILES = (np.arange(40) + 0.5) / 40
 
 
 def n_miller(
@@ -79,12 +80,40 @@ def _normal_sum(alpha: float, power: float) -> float:
 def detectable(components: Components, alpha: float, power: float = POWER) -> float:
     """Smallest true difference found with `power`: sqrt(sum of (t(1 - alpha/2, df) + t(power, df))^2 V).
 
-    It follows from the observed variance, not from the observed effect; within 6% of simulation.
+    It follows from the observed variance, not from the observed effect; within 6% of simulation at alpha = .05.
     """
     total = 0.0
     for variance, df in components:
         total += (special.stdtrit(df, 1 - alpha / 2) + special.stdtrit(df, power)) ** 2 * variance
     return math.sqrt(total)
+
+
+def chance(components: Components, difference: float, alpha: float) -> float:
+    """How often a true difference is found, two-sided at alpha: P(sum of t^2(1 - alpha/2, df) V <= estimate^2).
+
+    The estimate is normal with variance sum of V, each V its expectation times chi2(df) / df; by quadrature over their
+    quantiles. Unlike `detectable` it holds at any alpha: few seeds at a small one need more than that adds up.
+    """
+    squares = np.zeros(1)
+    for variance, df in components:
+        spread = 2 * special.gammaincinv(df / 2, QUANTILES) / df
+        squares = np.add.outer(squares, special.stdtrit(df, alpha / 2) ** 2 * variance * spread).ravel()
+    sd = math.sqrt(sum(variance for variance, _ in components))
+    if sd == 0:
+        return float(difference != 0)
+    width = np.sqrt(squares)
+    return float((special.ndtr((difference - width) / sd) + special.ndtr((-difference - width) / sd)).mean())
+
+
+def difference_found(components: Components, alpha: float, power: float = POWER) -> float:
+    """The true difference that is found with `power`, by `chance`."""
+    start = detectable(components, alpha, power)
+    if start == 0:
+        return 0.0
+    high = start
+    while chance(components, high, alpha) < power:
+        high *= 2
+    return float(optimize.brentq(lambda one: chance(components, one, alpha) - power, 0.0, high, rtol=1e-4))
 
 
 @dataclass(frozen=True)
@@ -130,13 +159,18 @@ class Design:
         components = self.components(n, n_seeds)
         return detectable(components if scope == "method" else components[:1], alpha)
 
+    def finds(self, n: int, n_seeds: int, difference: float, alpha: float, scope: str) -> bool:
+        """Whether the design finds a true difference with 80% power."""
+        components = self.components(n, n_seeds)
+        return chance(components if scope == "method" else components[:1], difference, alpha) >= POWER
+
     def prompts_required(self, difference: float, alpha: float, scope: str) -> int | None:
-        """Fewest prompts, at the present seeds, that detect `difference`; None where no number of prompts does."""
-        return _fewest(lambda n: self.detectable(n, self.n_seeds, alpha, scope) <= difference, 2, MOST_PROMPTS)
+        """Fewest prompts, at the present seeds, that find `difference`; None where no number of prompts does."""
+        return _fewest(lambda n: self.finds(n, self.n_seeds, difference, alpha, scope), 2, MOST_PROMPTS)
 
     def seeds_required(self, difference: float, alpha: float) -> int | None:
-        """Fewest seeds (3 or more), at the present prompts, that detect `difference`; None if no number does."""
-        return _fewest(lambda s: self.detectable(self.n, s, alpha, "method") <= difference, 3, MOST_SEEDS)
+        """Fewest seeds (3 or more), at the present prompts, that find `difference`; None if no number does."""
+        return _fewest(lambda s: self.finds(self.n, s, difference, alpha, "method"), 3, MOST_SEEDS)
 
 
 def _fewest(enough: Callable[[int], bool], low: int, high: int) -> int | None:

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from .files import ContractError, read_json, write_text
-from .forecast import ENOUGH, UNLIMITED, Chances, Model, Rule, chances, guess, with_differences
-from .pilot import pilot_model, rule_of
+from .forecast import ENOUGH, UNLIMITED, Chances, Model, Rule, chances, with_differences
+from .pilot import guessed_model, pilot_model, rule_of
 from .plan import Plan, read_plan
 from .question import Question, read_question
 from .rule import SEEDS_FOR_CLAIMS
@@ -106,6 +106,9 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
     parser.add_argument("--alpha", type=float, default=0.05, help="without a plan (default: 0.05)")
     parser.add_argument("--scope", choices=("method", "checkpoint"), default="method", help="without a plan")
     parser.add_argument("--pool-seed-variance", action="store_true", help="without a plan: trained arms share one")
+    parser.add_argument(
+        "--pairwise", action="store_true", help="without a plan: net win rates of answers judged in pairs"
+    )
     parser.add_argument("--difference", type=_positive, help="true gain to be found (default: the margin)")
     parser.add_argument("--cost-difference", type=float, default=0.0, help="true difference of what must not be worse")
     parser.add_argument("--scores", nargs="+", metavar="PATH", help="a pilot's scores, of this plan; see compare")
@@ -126,8 +129,8 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
     args = parser.parse_args(arguments)
     if bool(args.scores) != bool(args.prompts_file) or (args.scores and not args.plan):
         parser.error("--scores, --prompts-file and --plan belong together")
-    if args.plan and args.margin:
-        parser.error("--margin makes a plan; --plan has it already")
+    if args.plan and (args.margin or args.pairwise):
+        parser.error("--margin and --pairwise make a plan; --plan has it already")
     if not 0 <= args.same_prompt <= args.same_arm <= 1 or not 0 < args.rate < 1:
         parser.error("correlations are between 0 and 1, --same-prompt at most --same-arm, and --rate within 0 and 1")
     if min(args.seeds) < 1 or min(args.prompts) < 2 * args.cluster_size or args.cluster_size < 1:
@@ -154,7 +157,7 @@ def make_plan(args: argparse.Namespace, question: Question) -> Plan:
     if args.plan:
         given = json.loads(args.plan) if args.plan.lstrip().startswith("{") else read_json(args.plan)
         return read_plan(given, where="--plan", question=question)
-    kind = "continuous" if args.sd else "binary"
+    kind = "pairwise" if args.pairwise else "continuous" if args.sd else "binary"
     metrics = {args.metric: {"kind": kind, "higher_is_better": True, "margin": args.margin, "role": "primary"}}
     contrasts = {} if question.contrasts else {"contrasts": {"tuned - base": {"tuned": 1, "base": -1}}}
     return read_plan(
@@ -186,20 +189,21 @@ def assume(args: argparse.Namespace, plan: Plan) -> Assumptions:
         variance, source = args.sd**2 if args.sd else args.rate * (1 - args.rate), "variances guessed"
         seed_sd = 0.03 if args.seed_sd is None else args.seed_sd
         correlation = 0.5 if args.cluster_correlation is None else args.cluster_correlation
-        model = guess(
-            dict.fromkeys(plan.arms, 0.0), plan.question.untrained, variance=variance, seed_sd=seed_sd,
+        model = guessed_model(
+            plan, variance=variance, seed_sd=seed_sd,
             same_prompt=args.same_prompt, same_arm=args.same_arm, correlation=correlation,
-            step=metric.step,
         )  # fmt: skip
     if args.cluster_correlation is not None:
         model = replace(model, correlation=args.cluster_correlation)
     model = with_differences(model, rule, difference, args.cost_difference)
-    sd = amount(float(np.sqrt(model.seed.diagonal().max())), points, signed=False)
+    judged = metric.kind == "pairwise"
+    sd = amount(float(np.sqrt(model.seed.diagonal().max())) / (2 if judged else 1), points, signed=False)
     told = f"{gain} truly {amount(difference, points)}"
     if named:
         told += f", {named.cost} {amount(args.cost_difference, points)}"
     margin = "none" if metric.margin is None else amount(metric.margin, points, signed=False)
-    words = f"Assumed: {told}; margin {margin}; seed SD of an arm {sd}; {source}; guardrails, if any, hold."
+    of_what = "an arm's share of wins" if judged else "an arm"
+    words = f"Assumed: {told}; margin {margin}; seed SD of {of_what} {sd}; {source}; guardrails, if any, hold."
     return Assumptions(model, rule, words, args.design, args.cluster_size)
 
 

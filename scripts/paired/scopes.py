@@ -66,8 +66,12 @@ class Scope:
         return margin_tests(self.components, gain, margin) if self.components else MarginTests()
 
     def detectable(self, alpha: float) -> float | None:
-        """Smallest true difference that is found with 80% power."""
+        """Smallest true difference that is found with 80% power, by the planning formula."""
         return power.detectable(self.components, alpha) if self.components else None
+
+    def found(self, alpha: float) -> float | None:
+        """The same at any alpha, by quadrature."""
+        return power.difference_found(self.components, alpha) if self.components else None
 
 
 @dataclass(frozen=True)

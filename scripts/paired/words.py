@@ -70,7 +70,8 @@ class Sentence:
             found += ", where lower is better"
         if kind == "not_testable":
             why = "too few prompts to be tested, described only" if "descriptive" in claim.flags else "not testable"
-            return f"On {where}, {name}: {found} ({self.interval()}; {self.size()}); {why}."
+            about = self.about().removeprefix("a claim ")
+            return f"On {where}, {name}: {found} ({self.interval()}; {self.size()}; {about}); {why}."
         facts = f"({self.interval()}; {self.test()}; {self.size()}; {self.about()})"
         if kind.startswith(("superior", "inferior")):
             outcome = question.outcome(hypothesis.weights, kind.startswith("superior"))
@@ -152,12 +153,13 @@ class Sentence:
             count = f"Only {inference.flip.n_nonzero}" if inference.flip.n_nonzero else "Not one"
             few = f"{count} of {inference.n_clusters} {unit} gave a difference"
             return f"{few}, so no result could have been significant: more prompts are needed."
-        detectable = self.claim.scope.detectable(planning.alpha) if planning.alpha else None
+        detectable = self.claim.scope.found(planning.alpha) if planning.alpha else None
         if detectable is None:
             return "What would settle it cannot be said: the differences do not vary."
         others, margin = self.claim.adjusted.n_tests - 1, self.margin()
         what = f"a true difference of {self.amount(detectable, signed=False)} is found in 80% of such studies"
-        text = f"Whatever the other {others} tests give, {what}" if others > 1 else what[0].upper() + what[1:]
+        rest = f"other {others} tests give" if others > 1 else "other test gives"
+        text = f"Whatever the {rest}, {what}" if others else what[0].upper() + what[1:]
         if not planning.target:
             return text + "."
         if detectable <= planning.target:

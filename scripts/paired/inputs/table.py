@@ -62,7 +62,9 @@ class Row:
         """A number, None where the cell is empty; ContractError for anything else."""
         value = self.cells.get(column)
         try:
-            number = None if value is None or isinstance(value, bool) else float(str(value))
+            text = str(value)  # Python would also take 1_000 and the digits of other scripts
+            plain = text.isascii() and "_" not in text and not isinstance(value, bool)
+            number = float(text) if value is not None and plain else None
         except ValueError:
             number = None
         if value is not None and (number is None or not abs(number) < float("inf")):

@@ -24,7 +24,7 @@ def claim(
     metrics = {"pref_acc": {"kind": "binary", "higher_is_better": better_up, "margin": margin}}
     plan = read_plan({"metrics": metrics, "primary_metric": "pref_acc", "alpha": alpha}, question=QUESTION)
     metric = Metric("pref_acc", "binary", better_up, (0.0, 1.0), margin, 1.0)
-    unit = power.detectable([(1.0, 2.0)], alpha)
+    unit = power.difference_found([(1.0, 2.0)], alpha)
     of = Scope(scope, estimate, p=p_adj, ci=ends, components=[((detectable / unit) ** 2, 2.0)])
     flip = SignFlip(estimate * n, 0.1, 0.1, nonzero, floor, "lattice")
     inference = Inference(estimate, n, clusters, seeds, flip, checkpoint=of, method=of, theta=(estimate,) * seeds)

@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("statsmodels", reason="runs in the stats environment")
 
 import numpy as np
+import pandas as pd
 from questions import CONTRASTS, QUESTION
 from scipy import stats
 
@@ -19,9 +20,11 @@ from paired.estimate import Estimate, Hypothesis, Missing
 from paired.families import make_claims
 from paired.forecast import Rule, chances, decisions, guess, largest_share, simulate, t_quantile
 from paired.intervals import two_sided_p
+from paired.pilot import judged_moments, rule_of
 from paired.plan import read_plan
 from paired.pooling import pool_seeds
 from paired.scopes import CHECKPOINT, METHOD, Finding, Inference, Scope, infer
+from paired.scores import Scores
 from paired.signflip import SignFlip
 
 MEANS = {"base": 0.45, "sft": 0.55, "sft_dpo": 0.68, "dpo_only": 0.63}
@@ -179,3 +182,55 @@ def test_what_go_takes_is_the_least_that_is_enough():
     assert forecast.what_go_takes(own, rule(method=False), 120, 1, 1.0)[1] is None, "seeds say nothing of checkpoints"
     differences = [sum(w * m for w, m in zip(forecast._weights(own, of)[i], own.mean, strict=True)) for i in (0, 1)]
     assert differences == pytest.approx([0.1, 0.05])
+
+
+def judged(rng, n_seeds, n, means, names=("C1", "C2")):
+    """Contrast -> net win rates, float [S, n], of two orders each: arms and prompts share what a contrast has."""
+    effects = {arm: rng.normal(0, 0.15, (n_seeds, 1)) for arm in ("sft", "sft_dpo", "dpo_only")}
+    shared, found = rng.normal(0, 0.5, n), {}
+    for name, mean in zip(names, means, strict=True):
+        of_seeds = sum(weight * effects[arm] for arm, weight in CONTRASTS[name].items())
+        latent = mean + of_seeds + shared + rng.normal(0, 0.4, n)
+        latent = latent + rng.normal(0, 1, (2, n_seeds, n))
+        found[name] = ((latent > 0.3).astype(float) - (latent < -0.3)).mean(axis=0)
+    return found
+
+
+def judged_tables(metric, net, n_seeds, n):
+    """The same as the scores that the package reads from judgements."""
+    status = np.zeros((n_seeds, n, 1), dtype=np.int8)
+    return {
+        name: Scores(
+            metric, tuple(range(n_seeds)), frozenset(), {}, np.arange(n), 1,
+            {plus: (1 + own[:, :, None]) / 2, minus: (1 - own[:, :, None]) / 2},
+            {plus: status, minus: status}, [],
+        )
+        for name, own in net.items()
+        for plus, minus in [sorted(CONTRASTS[name], key=lambda arm: -CONTRASTS[name][arm])]
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("quick_collections")
+@pytest.mark.parametrize(("n_seeds", "n", "means"), [(3, 150, (0.6, 0.35)), (5, 100, (0.3, 0.2)), (5, 400, (0.0, 0.0))])
+def test_outcomes_of_pairs_are_foreseen_as_the_package_decides_them(n_seeds, n, means):
+    """Moments of a large pilot against 1000 studies through `infer` and `decide`: within 3 points and 2 SE."""
+    entry = {"kind": "pairwise", "higher_is_better": True, "margin": 0.1}
+    plan = read_plan({"metrics": {"m": entry}, "primary_metric": "m", "pool_seed_variance": True}, question=QUESTION)
+    metric, rng = plan.metrics["m"], np.random.default_rng(0)
+    pilot = judged(rng, 100, 4000, means)
+    prompts = pd.DataFrame({"cluster_id": [f"k{i}" for i in range(4000)]})
+    model = judged_moments(judged_tables(metric, pilot, 100, 4000), prompts, plan, None)
+    model = dataclasses.replace(model, mean=np.array([own.mean() for own in pilot.values()]))
+    said = chances(model, rule_of(plan), n, n_seeds, reps=20_000)
+    facts, results = {"m": ScoreFacts("m", tuple(range(n_seeds)), {}, [], {"C1": 0.0})}, []
+    for _ in range(1000):
+        findings = []
+        for name, table in judged_tables(metric, judged(rng, n_seeds, n, means), n_seeds, n).items():
+            d = table.differences(CONTRASTS[name])
+            hypothesis = Hypothesis(metric, name, CONTRASTS[name], "overall", "__all__", True)
+            described = Estimate(hypothesis, 0, 0, EffectSizes(), 0, None, Missing(0, 0), table.seeds, False, False)
+            findings.append(Finding(described, infer(d, lattice=table.lattice), None, ""))
+        results.append(decide(plan, make_claims(findings, plan), facts, None).result)
+    for name, word in (("go", "GO"), ("no_go", "NO-GO")):
+        share = results.count(word) / 1000
+        assert abs(getattr(said, name) - share) < 0.03 + 2 * (share * (1 - share) / 1000) ** 0.5

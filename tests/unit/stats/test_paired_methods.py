@@ -187,10 +187,25 @@ def test_adjusted_p_leaves_nulls_alone():
 def test_required_prompts_and_seeds_detect_what_they_promise():
     design = power.Design(prompt=0.2, seed=4e-4, resid=0.05, df_share=1.0, n=200, n_seeds=5)
     n = design.prompts_required(0.05, 0.05, "method")
-    assert design.detectable(n, 5, 0.05, "method") <= 0.05 < design.detectable(n - 1, 5, 0.05, "method")
+    assert (
+        power.chance(design.components(n, 5), 0.05, 0.05) >= 0.8 > power.chance(design.components(n - 1, 5), 0.05, 0.05)
+    )
     seeds = design.seeds_required(0.1, 0.05)
-    assert design.detectable(200, seeds, 0.05, "method") <= 0.1
+    assert design.finds(200, seeds, 0.1, 0.05, "method")
     assert design.prompts_required(0.01, 0.05, "method") is None, "seeds cannot be bought out with prompts"
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 3, 0.05 / 90])
+@pytest.mark.parametrize("components", [[(1.0, 119.0)], [(0.3, 119.0), (1.0, 2.0)], [(1.0, 60.0), (0.1, 4.0)]])
+def test_a_difference_that_is_found_in_80_percent_is(components, alpha):
+    """Against simulated estimates and variances. The sum of quantiles finds as few as 65% of them at a small alpha."""
+    rng, reps = np.random.default_rng(0), 100_000
+    sd = sum(variance for variance, _ in components) ** 0.5
+    estimates = power.difference_found(components, alpha) + sd * rng.standard_normal(reps)
+    squares = sum(
+        stats.t.isf(alpha / 2, df) ** 2 * variance * rng.chisquare(df, reps) / df for variance, df in components
+    )
+    assert (np.abs(estimates) >= np.sqrt(squares)).mean() == pytest.approx(0.8, abs=0.005)
 
 
 def test_random_numbers_are_keyed_by_hypothesis():
@@ -524,7 +539,9 @@ def test_words_of_the_other_verdicts():
     equivalent = words(p_tost_adj=0.01)
     assert "SFT→DPO minus SFT is smaller than the margin of 3.0 points either way: +5.0 points" in equivalent
     assert "two one-sided tests of equivalence, p = 0.010 after Holm" in equivalent
-    assert words(p_adj=None, flags=("descriptive",)).endswith("described only.")
+    assert words(p_adj=None, flags=("descriptive",)).endswith(
+        "; about the recipe, over prompts and training seeds); too few prompts to be tested, described only."
+    )
 
 
 def test_one_cluster_and_several_seeds_have_estimates_of_each_seed():

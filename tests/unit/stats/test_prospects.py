@@ -1,5 +1,6 @@
 """`paired power`, with and without a study: its table, sentence and figure, what a pilot tells it, what it refuses."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -20,7 +21,8 @@ from test_pooling import study
 from paired import prospects
 from paired.files import ContractError
 from paired.forecast import Rule, chances, guess
-from paired.pilot import pilot_model
+from paired.pairwise_files import PAIRWISE_COLUMNS
+from paired.pilot import guessed_model, pilot_model, rule_of
 from paired.plan import read_plan
 
 ROOT = Path(__file__).parents[3]
@@ -92,6 +94,52 @@ def test_a_pilot_tells_what_varies_and_nothing_of_differences(tmp_path):
     assert weights @ (model.prompt + np.diag(model.rest) / 6) @ weights == pytest.approx(observed, rel=1e-9)
     guessed = pilot_model(plan, [scores], str(tmp_path / "prompts.parquet"), 0.08)
     assert guessed.seed[1, 1] == pytest.approx(0.08**2)
+
+
+def judgements(folder, seeds, pairs):
+    """40 prompts, both orders: the pilot's files and its prompts."""
+    rng = np.random.default_rng(0)
+    rows = [
+        (*order, seed, f"p{i:03d}", 0, rng.choice([0, 0.5, 1]), "ok", None, None)
+        for pair, seed, i in itertools.product(pairs, seeds, range(40))
+        for order in (pair, pair[::-1])
+    ]
+    (folder / "scores/metric=m").mkdir(parents=True)
+    pd.DataFrame(rows, columns=list(PAIRWISE_COLUMNS)).to_parquet(folder / "scores/metric=m/part-0.parquet")
+    names = [f"p{i:03d}" for i in range(40)]
+    prompts = pd.DataFrame({"prompt_id": names, "prompt_sha256": names, "category": "c", "cluster_id": names})
+    prompts.assign(split="heldout").to_parquet(folder / "prompts.parquet")
+    plan = json.dumps(PLAN | {"metrics": {"m": METRIC["m"] | {"kind": "pairwise"}}})
+    return "--plan", plan, "--scores", folder / "scores", "--prompts-file", folder / "prompts.parquet"
+
+
+C1, C2 = ("sft_dpo", "sft"), ("sft_dpo", "dpo_only")
+
+
+def test_outcomes_of_pairs_are_planned_for_too(tmp_path, capsys):
+    power(*judgements(tmp_path, (1, 2, 3), (C1, C2)), "--design", "3x40", "--difference", "0.3")
+    shown = capsys.readouterr().out
+    assert "3 seeds x 40 prompts end in GO in " in shown
+    assert re.search(r"seed SD of an arm's share of wins \d\.\d points; variances of the pilot", shown)
+    power("--pairwise", "--margin", "0.05", "--seed-sd", "0.02", "--seeds", "3", "--prompts", "100")
+    assert "seed SD of an arm's share of wins 2.0 points; variances guessed" in capsys.readouterr().out
+
+
+def test_guesses_for_pairs_are_those_of_net_win_rates():
+    """Without ties a net win rate of 0 has variance 1; C1 and C2 share one of two arms that vary with the seed."""
+    plan = read_plan(PLAN | {"metrics": {"m": METRIC["m"] | {"kind": "pairwise"}}}, question=QUESTION)
+    model = guessed_model(plan, variance=0.25, seed_sd=0.03, same_prompt=0.3, same_arm=0.4)
+    assert model.arms == ("C1", "C2")
+    assert model.prompt.diagonal() + model.rest == pytest.approx([1, 1])
+    assert model.seed == pytest.approx(np.array([[1, 0.5], [0.5, 1]]) * 0.06**2)
+    assert (rule_of(plan).gain, rule_of(plan).cost) == ({"C1": 1}, {"C2": 1})
+
+
+def test_a_pilot_of_pairs_that_tells_too_little_says_so(tmp_path):
+    with pytest.raises(ContractError, match="no judgement of C2, by which the plan decides"):
+        power(*judgements(tmp_path / "a", (1, 2, 3), (C1,)))
+    with pytest.raises(ContractError, match="one training seed, which tells nothing of how seeds vary; add --seed-sd"):
+        power(*judgements(tmp_path / "b", (1,), (C1, C2)))
 
 
 def test_clusters_of_a_pilot_are_seen(tmp_path):
