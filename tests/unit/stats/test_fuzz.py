@@ -336,7 +336,7 @@ def judgement_tables(draw):
             rows.append(
                 row | ({"length_a": rng.integers(lengths), "length_b": rng.integers(lengths)} if lengths else {})
             )
-    return rows, draw(CHANCE[30]), draw(spoiled_judgement(rows)) if draw(CHANCE[40]) else None
+    return rows, draw(CHANCE[30]), draw(spoiled_judgement(rows)) if draw(CHANCE[20]) else None
 
 
 JUDGED_CELLS = {
