@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +12,16 @@ import pytest
 
 pytest.importorskip("statsmodels", reason="runs in the stats environment")
 
+from questions import CONTRASTS, QUESTION
 from scipy.special import expit
 from scipy.stats import binomtest
 
 from paired import compare
 from paired.files import ContractError
+from paired.forecast import Rule, chances, with_differences
 from paired.pairwise import preference, strengths
+from paired.pilot import pilot_model
+from paired.plan import read_plan
 from paired.scopes import infer
 
 WEIGHTS = {"new": 1, "old": -1}
@@ -270,3 +275,29 @@ def test_a_part_of_a_contrast_that_is_not_judged():
     found, _, _, words = run(rows + more, "--common-seeds")
     assert (found["n_seeds"] == 2).all()
     assert "--common-seeds, preference: seed 3 of new; seed 3 of old left out" in words
+
+
+def test_a_study_of_preferences_that_holds_says_what_go_takes():
+    """The rule decides on net win rates as on scores; that arms share no seed variance is said."""
+    rng = np.random.default_rng(1)
+    rows = [
+        row | {"train_seed": seed}
+        for pair, seed, i in itertools.product((("sft", "sft_dpo"), ("dpo_only", "sft_dpo")), (1, 2, 3), range(40))
+        for row in both_orders(f"p{i:03d}", rng.choice(["win", "tie", "loss"], 2, p=[0.5, 0.2, 0.3]), pair)
+    ]
+    metric = {"kind": "pairwise", "higher_is_better": True, "margin": 0.1, "role": "primary"}
+    plan = {"metrics": {"preference": metric}, "primary_metric": "preference", "pool_seed_variance": True}
+    Path("plan.json").write_text(json.dumps(plan | {"contrasts": {name: CONTRASTS[name] for name in ("C1", "C2")}}))
+    pd.DataFrame(rows).to_csv("judged.csv", index=False)
+    flags = ["--pairwise", "judged.csv", "--plan", "plan.json", "--output", "out"]
+    compare.main(flags, question=QUESTION)
+    decision = json.loads(Path("out/decision.json").read_text())
+    assert decision["decision"] == "HOLD"
+    takes = next(reason for reason in decision["reasons"] if "GO in 80% of such studies takes" in reason)
+    seeds = int(re.search(r"about (\d+) seeds at 40 prompts", takes)[1])
+    plan = read_plan(json.loads(Path("plan.json").read_text()), question=QUESTION)
+    model = pilot_model(plan, ["out/scores"], "out/prompts.parquet", None)
+    rule = Rule({"C1": 1}, {"C2": 1}, 0.1)
+    model = with_differences(model, rule, 0.1)
+    assert chances(model, rule, 40, seeds).go >= 0.8 > chances(model, rule, 40, seeds - 1).go
+    assert "SEED VARIANCE NOT POOLED, though the plan asks for it: preference: judged in pairs" in decision["banner"]
