@@ -12,7 +12,7 @@ from ..files import ContractError
 from ..pairwise_files import PAIRWISE_COLUMNS, PAIRWISE_STATUSES
 from ..scores import NO_SEED
 from .contract import scope_of_seeds, write_prompts
-from .runs import Item, safe, sha256
+from .runs import Item, sha256
 from .table import Row, rows_of
 
 NEEDED = ("arm_a", "arm_b", "prompt_id", "winner")
@@ -51,10 +51,11 @@ def read_preferences(path: str | Path) -> Judgements:
     rows: dict[str, list[Judgement]] = {}
     items: dict[str, Item] = {}
     seen: dict[tuple, str] = {}
+    named: dict[str, str] = {}
     arms: dict[str, None] = {}
     for row in rows_of(path, NEEDED):
         judgement = _judgement(row)
-        metric = safe(row.text("metric", METRIC))
+        metric = row.metric(named, METRIC)
         key = (metric, *judgement[:5])
         if key in seen:
             raise ContractError(f"{row.where}: a second judgement of the one in {seen[key]}. Remove one of them")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from ..files import ContractError
 from ..scores import NO_SEED, STATUSES, unequal_seeds
 
+LONGEST_NAME = 200  # bytes: "metric=" before it, and the folder's name has at most 255
 RUN = re.compile(r"(?P<name>.+?)(:(?P<seed>\d{1,9}))?=(?P<path>.+)", re.DOTALL)
 
 
@@ -190,7 +191,10 @@ def _check_item(prompt_id: str, item: Item, theirs: Item, names: tuple[str, str]
 
 
 def safe(metric: str) -> str:
-    """A metric's name as a folder's: inspect names scorers package/scorer."""
+    """A metric's name as a folder's: inspect names scorers package/scorer. ContractError if it is too long for one."""
+    size = len(metric.encode())
+    if size > LONGEST_NAME:
+        raise ContractError(f"metric {metric[:30]!r}...: its name has {size} bytes; shorten it to {LONGEST_NAME}")
     return metric.replace("/", ".")
 
 

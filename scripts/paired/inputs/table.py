@@ -26,6 +26,7 @@ def read_table(path: str | Path) -> list[Run]:
     """
     runs: dict[tuple[str, int], Run] = {}
     described: dict[str, Item] = {}
+    named: dict[str, str] = {}
     for row in rows_of(path, NEEDED):
         key = row.text("arm"), row.integer("train_seed", NO_SEED, minimum=NO_SEED)
         run = runs.setdefault(key, Run(*key))
@@ -36,7 +37,7 @@ def read_table(path: str | Path) -> list[Run]:
             raise ContractError(f"{row.where}: prompt_id {prompt_id!r} has another category, cluster or prompt_sha256")
         run.items[prompt_id] = item
         run.add(
-            safe(row.text("metric")),
+            row.metric(named),
             prompt_id,
             row.integer("sample_idx", 0),
             score_of(row, "value", row.number("value")),
@@ -57,6 +58,17 @@ class Row:
         if value is None and default is None:
             raise ContractError(f"{self.where}: column {column!r} is empty")
         return str(default if value is None else value)
+
+    def metric(self, named: dict[str, str], default: str | None = None) -> str:
+        """The metric's name as a folder's; ContractError if another one has it. named: those so far, by folder."""
+        given = self.text("metric", default)
+        try:
+            name = safe(given)
+        except ContractError as error:
+            raise ContractError(f"{self.where}: {error}") from None
+        if (other := named.setdefault(name, given)) != given:
+            raise ContractError(f"{self.where}: metrics {other!r} and {given!r} would both be {name!r}; rename one")
+        return name
 
     def number(self, column: str) -> float | None:
         """A number, None where the cell is empty; ContractError for anything else."""

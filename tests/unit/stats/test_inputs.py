@@ -109,6 +109,7 @@ ODD_CELLS = [
     ({"value": "inf"}, "column 'value' holds 'inf', which is no finite number"),
     ({"value": "1e999"}, "column 'value' holds '1e999', which is no finite number"),
     ({"value": "yes"}, "column 'value' holds 'yes', which is no finite number"),
+    ({"value": "1_0"}, "column 'value' holds '1_0', which is no finite number"),
     ({"value": "1e308"}, "acc is 1e\\+308, though 47 of its 48 values are 0 or 1"),
     ({"value": "2"}, "acc is 2, though 47 of its 48 values are 0 or 1; correct it, or if acc is no yes/no metric"),
     ({"value": ""}, "column 'value' is empty; an output that failed needs a status \\(empty, truncated,"),
@@ -120,6 +121,7 @@ ODD_CELLS = [
     ({"prompt_id": ""}, "column 'prompt_id' is empty"),
     ({"arm": ""}, "column 'arm' is empty"),
     ({"metric": ""}, "column 'metric' is empty"),
+    ({"metric": "m" * 201}, "metric 'm{30}'...: its name has 201 bytes; shorten it to 200"),
     ({"sample_idx": "-1"}, "column 'sample_idx' holds '-1', must be a whole number from 0 on"),
     ({"sample_idx": "0.5"}, "column 'sample_idx' holds '0.5', must be a whole number from 0 on"),
     (
@@ -139,6 +141,12 @@ def test_an_odd_cell_is_an_error_that_names_the_users_own_line(here, cells, mess
     with pytest.raises(ContractError, match=rf"^scores.csv, line {odd + 2}: {message}"):
         compare_table(rows)
     assert not Path("out").exists(), "nothing derived is left behind"
+
+
+def test_two_metrics_are_not_one_since_their_folders_would_be(here):
+    rows = [row | {"metric": "match/all" if i % 2 else "match.all"} for i, row in enumerate(table())]
+    with pytest.raises(ContractError, match=r"^scores.csv, line 3: metrics 'match.all' and 'match/all' would both be"):
+        compare_table(rows)
 
 
 def test_odd_cells_of_parquet(here):
