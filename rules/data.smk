@@ -21,7 +21,7 @@ rule check_data:
     conda:
         "../envs/grade.yaml"
     params:
-        **program("check_data", "grade", settings.source, sources=study.sources, least=study.least_rows),
+        **program("check_data", "grade", settings.source, **study.checked),
     shell:
         RUN
 

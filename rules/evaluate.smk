@@ -55,9 +55,7 @@ use rule score_pairs as generate with:
 rule grade:
     """Scores of one run, in the form of the statistics' data contract."""
     input:
-        **study.of_prompts(
-            prompts="<results>/data/heldout_prompts.parquet", generations="<results>/{run}/generations.parquet"
-        ),
+        **study.graded,
         pair_logps="<results>/{run}/heldout_logps.parquet",
     output:
         **study.of_prompts(pass_rate="<results>/scores/metric=pass_rate/part-{run}.parquet"),

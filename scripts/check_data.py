@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 
 from arms.data.checks import Checker
+from arms.data.graders import Graders
 from arms.data.summary import summary_of, suspicion_words, warnings
 from arms.job.files import exit_with_message, write_json
 from arms.job.manifest import Job
@@ -29,14 +30,16 @@ def main() -> None:
     parser.input("beside", nargs="*", default=[], recorded=False, help="the other data sets, which are looked at")
     parser.output("rows", help="its rows in the layout of a checked table, parquet (output)")
     parser.output("audit", help="what was found, as JSON (output)")
+    parser.input("graders", default=None, recorded=False, help="Python file with the graders of held-out prompts")
     parser.add_argument("--sources", type=json.loads, required=True, metavar="JSON", help="every data set: where it is")
     parser.add_argument("--least", type=json.loads, default={}, metavar="JSON", help="rows that training needs")
     args = parser.parse_args()
     job = Job(args)
 
     name = job.wildcards["data"]
-    checker = Checker(args.sources, args.least, job)
-    checker.read_all(name, args.rows)
+    with Graders(args.graders) as graders:
+        checker = Checker(args.sources, args.least, graders, job)
+        checker.read_all(name, args.rows)
     table, near = checker.tables[name], checker.near()
     told = (
         []

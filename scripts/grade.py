@@ -1,4 +1,4 @@
-"""Score one run of one arm: IFEval pass rate, preference accuracy and log-probability margin, in the score contract.
+"""Score one run of one arm: graded pass rate, preference accuracy and log-probability margin, in the score contract.
 
     python scripts/grade.py --job '{"rule": "grade", "wildcards": {"run": "sft-seed1"}, "settings": {}}' \
         --prompts results/demo/data/heldout_prompts.parquet --generations G.parquet --pair-logps L.parquet \
@@ -19,7 +19,8 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from arms.data.grading import check_instructions, follows
+from arms.data.functions import FunctionFailed
+from arms.data.graders import Graders
 from arms.data.layouts import read_checked
 from arms.job.files import UserError, atomic_path, exit_with_message, sha256_bytes
 from arms.job.manifest import Job
@@ -35,6 +36,7 @@ def main() -> None:
     """Check everything that can be checked, then grade, then write."""
     parser = JobParser(__doc__)
     parser.input("prompts", default=None, help="checked table of the held-out prompts, or a file in its layout")
+    parser.input("graders", nargs="*", default=[], help="Python file with graders that the prompts name")
     parser.input("generations", default=None, help="answers to them (parquet)")
     parser.input("pair_logps", help="log-probabilities of the held-out pairs (parquet)")
     for metric in METRICS:
@@ -46,11 +48,11 @@ def main() -> None:
     except ValueError as error:
         raise UserError(f"--job, wildcard run: {error}") from None
 
-    prompts = read_prompts(args.prompts) if args.prompts else {}
-    generations = read_generations(args.generations, prompts, args.prompts) if args.generations else []
     pairs = read_pairs(args.pair_logps)
-
-    passed = [(g["prompt_id"], g["sample_idx"], *grade(prompts[g["prompt_id"]], g)) for g in generations]
+    with Graders(*args.graders) as graders:
+        prompts = read_prompts(args.prompts, graders) if args.prompts else {}
+        generations = read_generations(args.generations, prompts, args.prompts) if args.generations else []
+        passed = [(g["prompt_id"], g["sample_idx"], *grade(prompts[g["prompt_id"]], g, graders)) for g in generations]
     preferred = [(p["pair_id"], 0, float(p["chosen_logp"] > p["rejected_logp"]), "ok", None) for p in pairs]
     margins = [(p["pair_id"], 0, margin(p), "ok", None) for p in pairs]
     for target, rows in ((args.pass_rate, passed), (args.pref_acc, preferred), (args.logp_margin, margins)):
@@ -71,10 +73,10 @@ def main() -> None:
     )
 
 
-def read_prompts(path: str) -> dict[str, dict]:
+def read_prompts(path: str, graders: Graders) -> dict[str, dict]:
     """Prompt id -> row. The data checks refuse bad ones before training; so does this, for whoever uses grade alone."""
     prompts: dict[str, dict] = {}
-    for row in read_checked(path, "prompts", check_instructions):
+    for row in read_checked(path, "prompts", graders.check):
         if prompts.setdefault(row["id"], row) is not row:
             raise UserError(f"{row['_place']}: 'id' occurs twice; give every row an id of its own")
     return prompts
@@ -139,8 +141,8 @@ def read_pairs(path: str) -> list[dict]:
     return sorted(rows, key=lambda row: row["pair_id"])
 
 
-def grade(prompt: dict, generation: dict) -> tuple[float | None, str, str]:
-    """(value, status, gen_sha256) of one generation: 1.0 if it follows every instruction of its prompt, else 0.0.
+def grade(prompt: dict, generation: dict, graders: Graders) -> tuple[float | None, str, str]:
+    """(value, status, gen_sha256) of one generation: 1.0 if it passes its prompt's grader, else 0.0.
 
     An answer that ran into the token limit has failed: it could pass ("no commas") by never being finished. That is an
     outcome, seen in full (a model that repeats itself for ever), so it has a value and is not missing.
@@ -151,7 +153,13 @@ def grade(prompt: dict, generation: dict) -> tuple[float | None, str, str]:
     elif generation["status"] == "empty" or not text.strip():
         value, status = None, "empty"
     else:
-        value, status = float(follows(prompt, text)), "ok"
+        try:
+            value, status = float(graders.passes(prompt, text)), "ok"
+        except (FunctionFailed, TimeoutError) as error:
+            raise UserError(
+                f"{prompt['_place']}: the grader fails on an answer to {prompt['id']!r} ({error or 'too slow'}); "
+                "correct it: only the grading runs again"
+            ) from error
     return value, status, sha256_bytes(text.encode("utf-8"))
 
 

@@ -102,6 +102,15 @@ class Study:
         return files if "heldout_prompts" in self.data else {}
 
     @property
+    def graded(self) -> dict[str, str | list[str]]:
+        """What a run's grades are made of: its answers to the held-out prompts, and how these are graded."""
+        return self.of_prompts(
+            prompts="<results>/data/heldout_prompts.parquet",
+            generations="<results>/{run}/generations.parquet",
+            graders=self.graders,
+        )
+
+    @property
     def answers(self) -> dict[str, str | list[str]]:
         """What the report shows of answers to held-out prompts."""
         return self.of_prompts(
@@ -110,9 +119,15 @@ class Study:
             scores=[f"<results>/scores/metric=pass_rate/part-{run}.parquet" for run in self.runs()],
         )
 
+    @property
+    def graders(self) -> list[str]:
+        """The user's file with graders of held-out prompts, or none."""
+        return [path for path in (self.config["data"].get("graders"),) if path]
+
     def data_files(self, *names: str) -> list[str]:
-        """The files of data sets."""
-        return [path for name in names for path in data_files(self.config["data"][name])]
+        """The files of data sets, and with held-out prompts those that grade them."""
+        files = [path for name in names for path in data_files(self.config["data"][name])]
+        return files + self.graders if "heldout_prompts" in names else files
 
     def beside(self, data: str) -> list[str]:
         """The data files that a check looks at beside its own."""
@@ -125,15 +140,14 @@ class Study:
         return {name: (self.config["data"][name], rows.get(name)) for name in names}
 
     @property
-    def sources(self) -> str:
-        """Where each data set is, as JSON."""
-        return json.dumps({name: self.config["data"][name] for name in self.data})
-
-    @property
-    def least_rows(self) -> str:
-        """How many rows training needs of each data set, the largest batch of its recipes, as JSON."""
+    def checked(self) -> dict[str, str | list[str]]:
+        """What every check of data is told: where each set is, how prompts are graded, the largest batch of each."""
         pairs = max(recipe["batch_size"] for recipe in self.recipes.values())
-        return json.dumps({"sft": self.config["sft"]["batch_size"], "pairs": pairs})
+        return {
+            "sources": json.dumps({name: self.config["data"][name] for name in self.data}),
+            "graders": self.graders,
+            "least": json.dumps({"sft": self.config["sft"]["batch_size"], "pairs": pairs}),
+        }
 
     @property
     def data_audits(self) -> list[str]:
@@ -230,7 +244,10 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
     if filled["model"].get("path"):
         filled["model"]["path"] = portable(os.path.expanduser(filled["model"]["path"]))
-    filled["data"] |= {name: _data_set(name, filled["data"][name], home) for name in DATA if name in filled["data"]}
+    given = [name for name in (*DATA, "graders") if name in filled["data"]]
+    filled["data"] |= {name: _data_set(name, filled["data"][name], home) for name in given}
+    if "graders" in given and "heldout_prompts" not in given:
+        raise ConfigError("data.graders: there are no data.heldout_prompts to grade; add them or remove it")
     metric = filled["statistics"]["primary_metric"]
     if metric in OF_ANSWERS and "heldout_prompts" not in filled["data"]:
         raise ConfigError(

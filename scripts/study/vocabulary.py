@@ -35,7 +35,7 @@ METRICS = {
         "binary",
         "Graded pass rate",
         "percentage points",
-        "share of answers to held-out prompts that follow every instruction, judged by a program (IFEval's checkers). "
+        "share of answers to held-out prompts that pass their prompt's grader, a program such as IFEval's checkers. "
         "An answer that is empty or cut off counts as failed.",
     ),
     "logp_margin": (

@@ -60,6 +60,42 @@ def test_the_examples_of_your_own_data(clone):
         assert found == [{key: row[key] for key in columns} for row in own]
 
 
+GRADED = [
+    {"prompt": "What is 6 times 7?", "grader": {"number": 42}},
+    {"prompt": "Name the capital of France.", "grader": {"exact": ["Paris", "Paris."]}},
+    {"prompt": "Is water wet? (A) yes (B) no", "grader": {"choice": "A", "of": "AB"}},
+    {"prompt": "Write a JSON list.", "grader": {"json_schema": {"type": "array"}}},
+    {"prompt": "Write something short.", "grader": {"python": "short", "most": 1000}},
+    {"prompt": "Use no comma.", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]},
+]
+OWN = "def short(prompt, answer, most):\n    return len(answer) <= most\n"
+
+
+def test_graders_of_ones_own(clone):
+    """Checked before anything trains; another function grades again, and generates nothing."""
+    folder, target = clone.folder, "results/smoke/scores/part-base.manifest.json"
+    prompts = "config/data/heldout_prompts.jsonl"
+    (folder / prompts).write_text("".join(json.dumps(row) + "\n" for row in GRADED))
+    done = clone.snakemake("--cores", "2", target)
+    assert done.returncode != 0
+    assert "'short' is a Python function; name its file in the config: data.graders: FILE.py" in done.stdout
+    assert "generate" not in done.stdout.split("Job stats:")[1].split("heldout_prompts.jsonl")[1]
+    clone.edit("config/smoke.yaml", f"{prompts}\n", f"{prompts}\n  graders: own.py\n")
+    assert "data.graders: no such file: own.py" in clone.snakemake("--dry-run").stdout
+    (folder / "own.py").write_text(OWN)
+    done = clone.snakemake("--cores", "2", target)
+    assert done.returncode == 0, done.stdout[-3000:]
+    grades = "results/smoke/scores/metric=pass_rate/part-base.parquet"
+    before = python(clone, READ, grades, "prompt_id", "value", "status")
+    assert len(json.loads(before)) == 6
+    (folder / "own.py").write_text(OWN.replace("<= most", "> most"))
+    told = clone.snakemake("why", target).stdout
+    assert re.findall(r"^(\w+).*: .*other content in own.py", told, re.MULTILINE) == ["check_data", "grade"], told
+    done = clone.snakemake("--cores", "2", target)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert set(re.findall(r"^(?:local)?rule (\w+):", done.stdout, re.MULTILINE)) == {"check_data", "grade"}
+
+
 @pytest.mark.skipif(os.environ.get("SFT_VS_DPO_ALL_TESTS") != "1", reason="a whole study; SFT_VS_DPO_ALL_TESTS=1")
 def test_a_study_without_heldout_prompts(clone):
     clone.edit("config/smoke.yaml", "  heldout_prompts: config/data/heldout_prompts.jsonl\n", "")

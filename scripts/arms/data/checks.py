@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
-from arms.data.audit import SHOWN, Check, Each, Table, check_pair, first_match
-from arms.data.grading import check_instructions
+from arms.data.audit import SHOWN, Each, Table, check_pair, first_match
+from arms.data.graders import Graders
 from arms.data.layouts import Source
 from arms.data.leakage import NearDuplicates
 from arms.data.portrait import Portrait
@@ -15,18 +15,17 @@ from arms.job.manifest import Job
 from arms.job.progress import counted
 from study.datasets import DATA, HELDOUT
 
-CHECKS: dict[str, list[Check]] = {"sft": [], "pairs": [check_pair], "prompts": [check_instructions]}
-
 
 class Checker:
     """Reads the data files of a study, held-out ones first, and says what they have in common.
 
-    sources: where each data set is. least: how many rows training needs of each. tables: what was read, by name.
-    portrait: of the data set that the job is about.
+    sources: where each data set is. least: how many rows training needs of each. graders: of held-out prompts. tables:
+    what was read, by name. portrait: of the data set that the job is about.
     """
 
-    def __init__(self, sources: dict[str, str | dict], least: dict[str, int], job: Job) -> None:
+    def __init__(self, sources: dict[str, str | dict], least: dict[str, int], graders: Graders, job: Job) -> None:
         self.sources, self.least, self.job = sources, least, job
+        self.checks = {"sft": [], "pairs": [check_pair], "prompts": [graders.check]}
         self.tables: dict[str, Table] = {}
         self.left_out: dict[str, str] = {}  # what was left out of a data set, in words
         self.prompts: dict[str, list[tuple[str, str]]] = {}  # of each held-out set: id and normalised prompt
@@ -45,7 +44,7 @@ class Checker:
                 if writer:
                     self.portrait = Portrait(DATA[name])
                     each += [writer.add, self.portrait.add]
-                self.tables[name] = table = Table(source, each, CHECKS[DATA[name]], rows)
+                self.tables[name] = table = Table(source, each, self.checks[DATA[name]], rows)
                 if len(table) < self.least.get(name, 0):
                     raise UserError(
                         f"{table.path}: {len(table)} rows, and a batch takes {self.least[name]}; get more rows or "

@@ -52,7 +52,8 @@ def check_instructions(row: dict) -> None:
     registry = checkers().instructions_registry.INSTRUCTION_DICT
     for name in ("instruction_id_list", "kwargs"):
         if row.get(name) is None:
-            raise BadRow(f"column {name!r} is missing", "say by it, as IFEval does, what the answer is graded by")
+            cure = "say what the answer is graded by: grader, or IFEval's instruction_id_list and kwargs"
+            raise BadRow(f"column {name!r} is missing", cure)
     ids, kwargs = row["instruction_id_list"], row["kwargs"]
     if not ids or len(ids) != len(kwargs):
         raise BadRow(f"{len(ids)} instruction ids and {len(kwargs)} kwargs", "give one kwargs object for each id")

@@ -24,9 +24,9 @@ TEXTS = {"sft": ("prompt", "completion"), "pairs": ("prompt", "chosen", "rejecte
 OTHERS: dict[str, dict[str, type]] = {
     "sft": {},
     "pairs": {"negative": str},
-    "prompts": {"instruction_id_list": list, "kwargs": list},
+    "prompts": {"instruction_id_list": list, "kwargs": list, "grader": dict},
 }
-OPTIONAL = ("negative", "instruction_id_list", "kwargs")  # what a grader needs of prompts, it checks itself
+OPTIONAL = ("negative", "instruction_id_list", "kwargs", "grader")  # how a prompt is graded, graders.py checks
 ONE_CATEGORY = "all"  # of rows that name none
 FLUSH_ROWS, FLUSH_CHARACTERS = 5000, 2**24  # of a row group
 
@@ -65,7 +65,7 @@ def complete(row: dict, kind: str) -> dict:
 
 def _value(row: dict, name: str, type_: type, wanted: dict[str, type]) -> object:
     value = row.get(name)
-    if type_ is list and isinstance(value, str):  # of a checked table, or a cell of a CSV file
+    if type_ is not str and isinstance(value, str):  # of a checked table, or a cell of a CSV file
         with contextlib.suppress(ValueError):
             value = json.loads(value)
     if value is None and name in OPTIONAL:
@@ -80,6 +80,8 @@ def _value(row: dict, name: str, type_: type, wanted: dict[str, type]) -> object
     if not isinstance(value, type_):
         found = f"found {type(value).__name__} {str(value)[:40]!r}"
         raise BadRow(f"column {name!r} must be {type_.__name__}, {found}", "correct it or remove the row")
+    if isinstance(value, dict):  # a parquet file has every row's keys in every row
+        return {key: inner for key, inner in value.items() if inner is not None}
     return value
 
 
@@ -111,7 +113,7 @@ def schema(kind: str) -> pyarrow.Schema:
     """Columns of the checked table of one kind of rows."""
     import pyarrow as pa
 
-    others = [(name, pa.string()) for name in OTHERS[kind]]  # lists as JSON: kwargs differ from row to row
+    others = [(name, pa.string()) for name in OTHERS[kind]]  # lists and objects as JSON: they differ from row to row
     texts = [(name, pa.string()) for name in ("id", "category", *TEXTS[kind])]
     turns = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
     where = [("_row", pa.int64()), ("_place", pa.string())]
@@ -125,7 +127,7 @@ class Writer:
         import pyarrow.parquet
 
         self.schema = schema(kind)
-        self.lists = [name for name, type_ in OTHERS[kind].items() if type_ is list]
+        self.as_json = [name for name, type_ in OTHERS[kind].items() if type_ is not str]
         self.texts = TEXTS[kind]
         self.file = pyarrow.parquet.ParquetWriter(path, self.schema, compression="zstd")
         self.waiting: list[dict] = []
@@ -133,7 +135,7 @@ class Writer:
 
     def add(self, row: dict, normal: str = "") -> None:
         """One row, as `complete` gives it. normal: its normalised prompt, which the table does not hold."""
-        self.waiting.append(row | {name: canonical_json(row[name]) for name in self.lists if row[name] is not None})
+        self.waiting.append(row | {name: canonical_json(row[name]) for name in self.as_json if row[name] is not None})
         self.characters += sum(len(row[name]) for name in self.texts)
         if len(self.waiting) == FLUSH_ROWS or self.characters > FLUSH_CHARACTERS:
             self.flush()
