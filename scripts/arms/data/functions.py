@@ -28,6 +28,10 @@ class FunctionFailed(Exception):
     """What a function did instead of saying True or False."""
 
 
+class Silent(Exception):
+    """The process says nothing more."""
+
+
 class Functions:
     """The functions of one file. names: those that it defines. UserError if the file cannot be loaded."""
 
@@ -44,11 +48,14 @@ class Functions:
             stdout=subprocess.PIPE,
             env=environment,
         )
-        told = self._answer(LOADING)
-        if told is None or "names" not in told:
+        try:
+            told = self._answer(LOADING)
+        except Silent as error:
+            told = {"failed": f"it {error}"}
+        if "names" not in told:
             self.close()
-            why = "it ends or does not come back" if told is None else told["failed"]
-            raise UserError(f"{self.path} (data.graders in the config): cannot be loaded: {why}; correct it")
+            why = told["failed"]
+            raise UserError(f"{self.path} (data.graders in the config): cannot be loaded: {told['failed']}; correct it")
         self.names: list[str] = told["names"]
 
     def call(self, name: str, prompt: str, answer: str, arguments: dict[str, Any]) -> bool:
@@ -57,24 +64,27 @@ class Functions:
         request = json.dumps({"name": name, "prompt": prompt, "answer": answer, "arguments": arguments})
         self.process.stdin.write(request.encode() + b"\n")
         self.process.stdin.flush()
-        told = self._answer(self.seconds)
-        if told is None:
-            ended = self.process.poll() is not None
+        try:
+            told = self._answer(self.seconds)
+        except Silent as error:
             self.close()
             self._start()  # the next answer may be an easier one
-            raise FunctionFailed(f"{name} ended Python" if ended else f"{name} took more than {self.seconds:g} s")
+            raise FunctionFailed(f"{name} {error}") from None
         if "failed" in told:
             raise FunctionFailed(f"{name} raised {told['failed']}")
         if not isinstance(told["value"], bool):
             raise FunctionFailed(f"{name} gave {told['shown']}, not True or False")
         return told["value"]
 
-    def _answer(self, seconds: float) -> dict[str, Any] | None:
-        """The next line from the process; None if it ended or takes longer."""
+    def _answer(self, seconds: float) -> dict[str, Any]:
+        """The next line from the process. Raises Silent."""
         assert self.process.stdout is not None
-        ready, _, _ = select.select([self.process.stdout], [], [], seconds)
-        line = self.process.stdout.readline() if ready else b""
-        return json.loads(line) if line.endswith(b"\n") else None
+        if not select.select([self.process.stdout], [], [], seconds)[0]:
+            raise Silent(f"took more than {seconds:g} s")
+        line = self.process.stdout.readline()
+        if not line.endswith(b"\n"):
+            raise Silent("ended Python")
+        return json.loads(line)
 
     def close(self) -> None:
         """End the process."""

@@ -55,8 +55,8 @@ def row(grader, **more):
 
 @pytest.fixture
 def own(tmp_path, monkeypatch):
-    """A user's file with functions, which get one second."""
-    monkeypatch.setattr(graders, "SECONDS", 1.0)
+    """A user's file with functions, which get three seconds."""
+    monkeypatch.setattr(graders, "SECONDS", 3.0)
     (tmp_path / "own.py").write_text(FILE)
     with Graders(str(tmp_path / "own.py")) as found:
         yield found
@@ -168,7 +168,7 @@ def test_a_function_grades_and_its_prints_stay_out(tmp_path, capfd):
     ("name", "message"),
     [
         ("raises_on_numbers", "raises_on_numbers raised ValueError: a number"),
-        ("hangs_on_numbers", "hangs_on_numbers took more than 1 s"),
+        ("hangs_on_numbers", "hangs_on_numbers took more than 3 s"),
         ("leaves_on_numbers", "leaves_on_numbers ended Python"),
     ],
 )
