@@ -54,7 +54,6 @@ class Functions:
             told = {"failed": f"it {error}"}
         if "names" not in told:
             self.close()
-            why = told["failed"]
             raise UserError(f"{self.path} (data.graders in the config): cannot be loaded: {told['failed']}; correct it")
         self.names: list[str] = told["names"]
 
