@@ -113,8 +113,9 @@ def on_its_own(claim: Claim, scope: str) -> tuple[str, MarginTests]:
 def _unlike_claim(gain: Claim, alone: str) -> str:
     """Why the decision rests on another verdict than the claim about its contrast."""
     return (
-        f"alone, {gain.hypothesis.contrast} is {alone.replace('_', ' ')}; as one of {gain.adjusted.n_tests} claims, "
-        f"after adjustment, it is {gain.verdict.replace('_', ' ')}. The decision is one question, so it adjusts nothing"
+        f"the decision needs all of its tests at once, so none is adjusted for the others, and "
+        f"{gain.hypothesis.contrast} is {alone.replace('_', ' ')}; as one of {gain.adjusted.n_tests} claims of its own "
+        f"it is adjusted, and {gain.verdict.replace('_', ' ')}"
     )
 
 
@@ -158,14 +159,24 @@ def apply_rule(
         reasons.append(f"only {seeds_same_sign} of {n_seeds} seeds agree in sign on {rule.gain} ({needed} needed)")
     if reasons:
         return "HOLD", reasons
-    return "GO", [f"{rule.gain} is superior, {rule.cost} non-inferior, every guardrail safe, and the seeds agree"]
+    ours, other = _sides_of_cost(question, rule)
+    safe = f"no guardrail is hurt ({', '.join(guard.name for guard in guardrails)}), " if guardrails else ""
+    return "GO", [
+        f"{question.outcome(question.contrasts[rule.gain], True)} ({rule.gain}), {ours} is not worse than {other} by "
+        f"the margin ({rule.cost}), {safe}and {seeds_same_sign} of {n_seeds} seeds agree in sign on {rule.gain}"
+    ]
 
 
 def _cost_is_open(question: Question, rule: Rule, p: float | None) -> str:
     shown = "has no margin to be tested against" if p is None else f"p = {p:.3g}"
-    weights = question.contrasts[rule.cost]
-    ours, other = (next(question.term(arm, weights) for arm, k in weights.items() if k * sign > 0) for sign in (1, -1))
+    ours, other = _sides_of_cost(question, rule)
     return f"{rule.cost}: {ours} is not shown to be at least as good as {other} ({shown})"
+
+
+def _sides_of_cost(question: Question, rule: Rule) -> list[str]:
+    """The two arms of the contrast that must not be worse."""
+    weights = question.contrasts[rule.cost]
+    return [next(question.term(arm, weights) for arm, k in weights.items() if k * sign > 0) for sign in (1, -1)]
 
 
 def check_gates(

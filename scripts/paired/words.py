@@ -237,6 +237,10 @@ def in_words(
         answer = headline(decision.primary, words, decision.scope)
     else:
         answer = " ".join(str(Sentence(claim)) for claim in decision.primary.values())
+    rule = plan.question.rule
+    gain = decision.primary.get(rule.gain) if rule and decision.result == "GO" else None
+    if gain and not gain.verdict.startswith("superior"):
+        answer = f"By the rule of the plan it is GO. The claims one by one, each adjusted for the others: {answer}"
     if plan_changes:
         answer = f"Exploratory: {answer}"
     return {

@@ -50,7 +50,12 @@ def test_go_needs_each_component_at_alpha_and_adjusts_none():
     assert 0.025 < one.scope.p <= 0.05 < one.adjusted.p
     assert one.verdict == "inconclusive"
     assert decision.result == "GO"
-    assert "after adjustment, it is inconclusive" in decision.reasons[-1]
+    assert decision.reasons == [
+        "SFT→DPO is better than SFT (C1), SFT→DPO is not worse than DPO-only by the margin (C2), and 3 of 3 seeds "
+        "agree in sign on C1",
+        "the decision needs all of its tests at once, so none is adjusted for the others, and C1 is superior; as one "
+        "of 3 claims of its own it is adjusted, and inconclusive",
+    ]
 
 
 @pytest.mark.parametrize(
