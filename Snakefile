@@ -42,6 +42,7 @@ wildcard_constraints:
 
 localrules:
     all,
+    development,
     fetch_model,
     plan_memory,
     freeze_plan,
@@ -56,6 +57,12 @@ rule all:
     """The report, and the weights."""
     input:
         study.targets,
+
+
+rule development:
+    """Scores of the pairs that data.development sets aside, for choosing a recipe; the report never reads them."""
+    input:
+        study.development,
 
 
 include: "rules/model.smk"

@@ -47,7 +47,7 @@ rule tokenize_data:
     input:
         model="<results>/model/model.json",
         data=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset]}.parquet",
-        beside=ancient(lambda wildcards: study.data_files(*study.looked_ahead(wildcards.dataset))),
+        beside=ancient(lambda wildcards: study.heldout_beside(wildcards.dataset)),
         rung=lambda wildcards: ladder.token_rungs(wildcards.dataset),
     output:
         tokens="<results>/tokens/{dataset}.parquet",

@@ -20,7 +20,7 @@ from arms.data.summary import summary_of, suspicion_words, warnings
 from arms.job.files import exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
-from study.datasets import DATA, HELDOUT
+from study.datasets import DATA, HELDOUT, UNTRAINED
 
 
 def main() -> None:
@@ -43,19 +43,20 @@ def main() -> None:
     table, near = checker.tables[name], checker.near()
     told = (
         []
-        if name in HELDOUT
+        if name in UNTRAINED
         else warnings(table, [checker.tables[other] for other in HELDOUT if other in checker.tables], near)
     )
-    told += [checker.left_out[name]] if name in checker.left_out else []
+    told += checker.source.notes()
     summary, portrait = summary_of(table), checker.portrait.describe(table, args.rows)
-    write_json(args.audit, {"schema": 3, **summary, "near_duplicates": near, "warnings": told, **portrait})
-    for line in words(DATA[name], summary):
+    found = checker.source.facts(table.ids.tobytes())
+    write_json(args.audit, {"schema": 3, **summary, "near_duplicates": near, "warnings": told, **portrait, **found})
+    for line in [*words(DATA[name], summary), *checker.source.facts_in_words()]:
         job.say(line)
     job.say(f"no held-out prompt is trained on; {len(near)} are near-duplicates")
     told += [suspicion_words(table, entry) for entry in portrait["suspicions"]]
     for warning in told:
         job.say(f"warning: {warning}")
-    job.finish(rows=len(table), warnings=len(told))
+    job.finish(rows=len(table), warnings=len(told), **found)
 
 
 def words(kind: str, summary: dict) -> list[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from arms.data.functions import FunctionFailed
 from arms.data.graders import Graders
-from arms.data.layouts import read_checked
+from arms.data.sources import read_checked
 from arms.job.files import UserError, atomic_path, exit_with_message, sha256_bytes
 from arms.job.manifest import Job
 from arms.job.program import JobParser

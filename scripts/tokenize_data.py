@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arms.data.encoding import COMPLETIONS, Encoder, take_in_turn, write_tokens
-from arms.data.layouts import read_checked
+from arms.data.sources import read_checked
 from arms.data.templates import check_answer
 from arms.data.tokens import load_tokenizer
 from arms.job.files import exit_with_message, write_json
@@ -38,9 +39,13 @@ def main() -> None:
     parser.output("tokens", help="token ids, parquet (output)")
     parser.output("audit", help="what was found, JSON (output)")
     parser.add_argument("--kind", required=True, choices=sorted(COMPLETIONS), help="which columns the rows have")
-    parser.input("beside", nargs="*", default=[], recorded=False, help="the held-out files, which are looked at")
+    parser.input("beside", nargs="*", default=[], recorded=False, help="checked held-out tables, to look at")
     parser.add_argument(
-        "--ahead", type=json.loads, default={}, metavar="JSON", help="the same: {data set: [file, rows]}"
+        "--ahead",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="the rows of each that are used: {data set: number}",
     )
     parser.add_argument("--threads", type=int, default=1, help="threads of the tokenizer")
     args = parser.parse_args()
@@ -48,8 +53,8 @@ def main() -> None:
     os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(args.threads)}
 
     tokenizer = load_tokenizer(args.model)
-    for name, (source, limit) in args.ahead.items():
-        look_ahead(DATA[name], source, limit, tokenizer, job.settings)
+    for path in args.beside:
+        look_ahead(path, args.ahead.get(Path(path).stem), tokenizer, job.settings)
     settings = {**job.settings, "max_length": longest_row(args.rung, job.settings["max_length"])}
     encoder = Encoder(args.kind, tokenizer, settings, args.data)
     categories = (row["category"] for row in read_checked(args.data, args.kind))
@@ -71,11 +76,12 @@ def main() -> None:
     job.finish(rows=audit["kept"])
 
 
-def look_ahead(kind: str, source: str, limit: int | None, tokenizer: PreTrainedTokenizerBase, settings: dict) -> None:
+def look_ahead(path: str, limit: int | None, tokenizer: PreTrainedTokenizerBase, settings: dict) -> None:
     """UserError for held-out rows whose tokens would stop the study once everything is trained."""
-    encoder = Encoder(kind, tokenizer, {**settings, "on_overlong": "error"}, source)
-    categories = (row["category"] for row in read_checked(source, kind))
-    for _ in encoder.rows(take_in_turn(read_checked(source, kind), limit, categories)):
+    kind = DATA[Path(path).stem]
+    encoder = Encoder(kind, tokenizer, {**settings, "on_overlong": "error"}, path)
+    categories = (row["category"] for row in read_checked(path, kind))
+    for _ in encoder.rows(take_in_turn(read_checked(path, kind), limit, categories)):
         pass
 
 

@@ -8,6 +8,7 @@ configuration (--jobs), never from the results. One line a fault, and exit code 
 - a file is missing, changed since it was made or read, or foreign: no job of this configuration makes it;
 - a manifest is missing, breaks arms/job/manifest.schema.json, or is of another job, configuration or code;
 - two manifests disagree: a job read another content than the job before it wrote;
+- a job behind the report read development rows, or the rows of a split are not those that the split gave to its parts;
 - a version is off the lock, the lock is another one, or tracked files had uncommitted changes.
 
 Not found: a report forged together with its manifest, since no later job reads it. Publish its sha256.
@@ -40,6 +41,7 @@ def main() -> None:
     parser.add_argument("--results", required=True, metavar="DIR", help="folder of the study")
     args = parser.parse_args()
     jobs, results = read_json(args.jobs), Path(args.results)
+    jobs = {path: job for path, job in jobs.items() if not job["development"] or Path(path).is_file()}
 
     faults, manifests = [], {}
     for path, expected in jobs.items():
@@ -59,6 +61,8 @@ def main() -> None:
         faults += output_faults(path, jobs[path], manifest)
         faults += input_faults(path, jobs, manifest, written)
     faults += shared_faults(jobs, manifests)
+    faults += development_faults(jobs, manifests)
+    faults += split_faults(jobs)
     known = {Path(name) for path, expected in jobs.items() for name in [path, *expected["outputs"]]}
     folders = {folder for path in known for folder in path.parents}
     faults += [f"{path}: foreign; no job of this configuration makes it" for path in foreign(results, known, folders)]
@@ -71,7 +75,8 @@ def main() -> None:
     if faults:
         sys.exit(f"{results}: {len(faults)} fault{'s' * (len(faults) > 1)}")
     count = sum(len(expected["outputs"]) for expected in jobs.values())
-    print(f"{results}: OK; {count} targets of {len(jobs)} jobs, from the report back to the raw data")
+    apart = "; none of the report's jobs read a development row" if any(map(is_split, jobs.values())) else ""
+    print(f"{results}: OK; {count} targets of {len(jobs)} jobs, from the report back to the raw data{apart}")
 
 
 def read_valid(path: str, job: dict) -> dict:
@@ -126,6 +131,43 @@ def input_faults(path: str, jobs: dict, manifest: dict, written: dict[str, tuple
                 yield f"{name}: missing; {label(manifest)} read it"
         elif sha256(name) != recorded[name]:
             yield f"{name}: changed since {label(manifest)} read it"
+
+
+def is_split(job: dict) -> bool:
+    """Whether a job checks one part of a split that sets rows aside for development."""
+    return "development" in job["job"]["settings"].get("split", {})
+
+
+def development_faults(jobs: dict, manifests: dict) -> Iterator[str]:
+    """Jobs behind the report that read what jobs for development made: by the rules, or by what they recorded."""
+    apart = {path for path, job in jobs.items() if job["development"]}
+    made = {portable(name) for path in apart for name in jobs[path]["outputs"]}
+    digests = {
+        entry["sha256"]: entry["path"]
+        for path in apart & manifests.keys()
+        for entry in manifests[path]["outputs"].values()
+    }
+    for path in jobs.keys() - apart:
+        read = {portable(name): "" for name in jobs[path]["inputs"]}
+        for entry in manifests[path]["inputs"].values() if path in manifests else ():
+            read[entry["path"]] = digests.get(entry["sha256"], "")
+        for name, twin in read.items():
+            if name in made or twin:
+                what = name if name in made else f"{name}, which has the content of {twin}"
+                yield f"{path}: {label(jobs[path]['job'])} is behind the report and reads development rows: {what}"
+
+
+def split_faults(jobs: dict) -> Iterator[str]:
+    """Data sets of one split whose rows are not those that all of them say the split gave to each."""
+    audits = [name for job in jobs.values() for name in job["outputs"] if name.endswith(".audit.json")]
+    found = {name: read_json(name).get("split") for name in audits if Path(name).is_file()}
+    splits = {name: split for name, split in found.items() if split}
+    for name, split in splits.items():
+        first = next(iter(splits))
+        if split["parts"] != splits[first]["parts"]:
+            yield f"{name}: disagrees with {first} about which rows are in which part of the split"
+        if name.endswith("pairs.audit.json") and split["ids_sha256"] != split["parts"][split["part"]]["ids_sha256"]:
+            yield f"{name}: its rows are not those of the split's part {split['part']!r}"
 
 
 def shared_faults(jobs: dict, manifests: dict) -> list[str]:

@@ -34,7 +34,7 @@ def data_audit(paths: list[str]) -> dict:
         rows = [
             {"name": DATASET_NAMES[dataset], **data[key], "tokens": tokens[dataset]}
             for dataset, key in DATASETS.items()
-            if key in data or key != "heldout_prompts"  # which a study may do without
+            if key in data or key in ("sft", "pairs", "heldout_pairs")  # it may do without the others
         ]
     except KeyError as error:
         found = sorted(f"{folder}/{name}" for folder, names in audits.items() for name in names)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import itertools
 import json
 import math
@@ -20,15 +21,13 @@ import yaml
 
 from study.base_files import data_files
 from study.checksums import portable
-from study.datasets import DATA, DATASETS, HELDOUT, TRAINED
+from study.data_config import checked_data, data_sets
+from study.datasets import DATASETS, DEVELOPMENT, HELDOUT, TRAINED
+from study.errors import ConfigError
 from study.runs import Run
 from study.vocabulary import DPO_ARMS, METRICS, OF_ANSWERS
 
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
-
-
-class ConfigError(Exception):
-    """What is wrong with a configuration, in the user's words: file, key, cure."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +76,15 @@ class Study:
         """arm.json of a run's adapter; the base has none."""
         return [] if run == "base" else [f"<results>/{run}/adapter/arm.json"]
 
+    @functools.cached_property
+    def sets(self) -> dict[str, str | dict]:
+        """Every data set, those that are split off included: where it is, or which part of a split."""
+        return data_sets(self.config["data"])
+
     @property
     def data(self) -> list[str]:
-        """The data sets that the configuration names: held-out prompts may be left out."""
-        return [name for name in DATA if name in self.config["data"]]
+        """The data sets that the report is about: held-out prompts may be left out, development pairs are."""
+        return [name for name in self.sets if name != DEVELOPMENT]
 
     @property
     def heldout(self) -> list[str]:
@@ -89,8 +93,14 @@ class Study:
 
     @property
     def datasets(self) -> list[str]:
-        """The data sets of the token files."""
+        """Their token files."""
         return [dataset for dataset, name in DATASETS.items() if name in self.data]
+
+    @property
+    def development(self) -> list[str]:
+        """What scores the development pairs, for choosing recipes; [] without them."""
+        runs = dict.fromkeys(run for variant in self.recipes for run in self.runs(variant))
+        return [f"{self.results}/{run}/development_logps.parquet" for run in runs if DEVELOPMENT in self.sets]
 
     @property
     def metrics(self) -> list[str]:
@@ -126,25 +136,28 @@ class Study:
 
     def data_files(self, *names: str) -> list[str]:
         """The files of data sets, and with held-out prompts those that grade them."""
-        files = [path for name in names for path in data_files(self.config["data"][name])]
+        files = [path for name in names for path in data_files(self.sets[name])]
         return files + self.graders if "heldout_prompts" in names else files
 
     def beside(self, data: str) -> list[str]:
         """The data files that a check looks at beside its own."""
-        return self.data_files(*(name for name in self.data if name != data))
+        own = self.data_files(data)
+        return [path for path in dict.fromkeys(self.data_files(*self.data)) if path not in own]
 
-    def looked_ahead(self, dataset: str) -> dict[str, tuple[str | dict, int | None]]:
-        """What tokenising a training set also tries to tokenise: each held-out set, and how many rows of it."""
-        rows = self.config["data"]["rows"]
-        names = self.heldout if dataset in TRAINED.values() else []
-        return {name: (self.config["data"][name], rows.get(name)) for name in names}
+    def heldout_beside(self, dataset: str) -> list[str]:
+        """The held-out tables that tokenising a training set also tries to tokenise."""
+        return [f"<results>/data/{name}.parquet" for name in self.heldout if dataset in TRAINED.values()]
+
+    def sources(self, wildcards, output) -> str:
+        """Where the data sets are that a check reads, as JSON: development pairs only in their own."""
+        return json.dumps({name: self.sets[name] for name in self.sets if name in (*self.data, wildcards.data)})
 
     @property
-    def checked(self) -> dict[str, str | list[str]]:
+    def checked(self) -> dict[str, object]:
         """What every check of data is told: where each set is, how prompts are graded, the largest batch of each."""
         pairs = max(recipe["batch_size"] for recipe in self.recipes.values())
         return {
-            "sources": json.dumps({name: self.config["data"][name] for name in self.data}),
+            "sources": self.sources,
             "graders": self.graders,
             "least": json.dumps({"sft": self.config["sft"]["batch_size"], "pairs": pairs}),
         }
@@ -168,10 +181,10 @@ class Study:
             "arm": "|".join(DPO_ARMS),
             "variant": variant,
             "seed": "[0-9]+",
-            "split": "train|heldout",
+            "split": "train|heldout|development",
             "stage": "|".join(TRAINED),
-            "data": "|".join(self.data),
-            "dataset": "|".join(self.datasets),
+            "data": "|".join(self.sets),
+            "dataset": "|".join(dataset for dataset, name in DATASETS.items() if name in self.sets),
         }
 
 
@@ -244,10 +257,7 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
     if filled["model"].get("path"):
         filled["model"]["path"] = portable(os.path.expanduser(filled["model"]["path"]))
-    given = [name for name in (*DATA, "graders") if name in filled["data"]]
-    filled["data"] |= {name: _data_set(name, filled["data"][name], home) for name in given}
-    if "graders" in given and "heldout_prompts" not in given:
-        raise ConfigError("data.graders: there are no data.heldout_prompts to grade; add them or remove it")
+    filled["data"] = checked_data(filled["data"], home)
     metric = filled["statistics"]["primary_metric"]
     if metric in OF_ANSWERS and "heldout_prompts" not in filled["data"]:
         raise ConfigError(
@@ -319,26 +329,6 @@ def _whole(value: object, schema: dict) -> object:
     if isinstance(value, list):
         return [_whole(one, schema.get("items", {})) for one in value]
     return _plain(value) if "integer" in str(schema.get("type")) else value
-
-
-def _data_set(name: str, source: str | dict, home: str | Path) -> str | dict:
-    """A data set, its path as it is, or in the repository where only that has it; ConfigError if there is none."""
-    if isinstance(source, dict):
-        if ("path" in source) == ("hub" in source):
-            raise ConfigError(f"data.{name}: give either path or hub")
-        missing = [key for key in ("revision", "split") if key not in source]
-        if "hub" in source and missing:
-            raise ConfigError(
-                f"data.{name}: {missing[0]} is missing; a data set on the hub is a commit's (40 hexadecimal digits, on "
-                "its page under Files, History: a branch moves) and a split of it"
-            )
-        return {**source, "path": _data_set(name, source["path"], home)} if "path" in source else source
-    for found in (source, os.path.join(home, source)):
-        if os.path.exists(found):
-            return found
-    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
-    cure = f"; if it is on the hub, write {{hub: {source}, revision: ..., split: ...}}" if hub else ""
-    raise ConfigError(f"data.{name}: no such file: {source} (relative to {os.getcwd()}){cure}")
 
 
 def _check_batches(config: dict, stage: str) -> None:

@@ -24,6 +24,7 @@ from snakemake.shell import shell
 from study import command, environment, slurm
 from study.checksums import portable
 from study.config import ConfigError, load, refuse_double_keys
+from study.datasets import DEVELOPMENT
 from study.hashes import Hashes
 from study.instructions import INSTRUCTIONS
 from study.ladder import Ladder
@@ -174,15 +175,17 @@ class Engine:
         """The record of the jobs that the last run left out, one a line."""
         return Path(self.study.results, "logs", "skipped.txt")
 
-    def jobs(self) -> dict[str, dict]:
+    def jobs(self, targets: list[str] | None = None) -> dict[str, dict]:
         """Every job behind the report, from the rules and this config alone: manifest -> {job, lock, inputs, outputs}.
+
+        targets: other files, behind which the jobs are to be.
 
         Snakemake's own DAG holds only what has to run, and only after the Snakefile was read; so the rules are expanded
         here. inputs are what the job's manifest must record: not what Snakemake calls ancient, which may have changed
         since without making the job run again.
         """
         producers = [made_by for made_by in self.workflow.rules if made_by.output]
-        waiting, jobs = list(self.study.targets), {}
+        waiting, jobs = list(targets or self.study.targets), {}
         seen: set[str] = set()
         while waiting:
             path = waiting.pop()
@@ -203,9 +206,15 @@ class Engine:
         return jobs
 
     def jobs_file(self, wildcards, output) -> str:
-        """The path of a file with `jobs`, written now: five seeds are more text than one argument may hold."""
+        """The path of a file with `jobs`, written now: five seeds are more text than one argument may hold.
+
+        Jobs for development, which nobody has to run, are there too, marked.
+        """
         path = Path(".snakemake", f"{self.study.config['study']}.jobs.json")
-        path.write_text(json.dumps(self.jobs()), encoding="utf-8")
+        jobs = self.jobs([*self.study.targets, *self.study.development])
+        for entry in jobs.values():
+            entry["development"] = bool({"development", DEVELOPMENT} & set(entry["job"]["wildcards"].values()))
+        path.write_text(json.dumps(jobs), encoding="utf-8")
         return str(path)
 
     def before_jobs(self) -> None:

@@ -18,8 +18,11 @@ MOST = 10**6  # rows that are counted; more make no difference
 
 def heldout_rows(config: dict) -> int | None:
     """How many held-out rows the primary metric is judged on; None where that takes more than counting lines."""
-    name = HELDOUT.get(config["statistics"]["primary_metric"])
-    given = config["data"].get(name)
+    name, data = HELDOUT.get(config["statistics"]["primary_metric"]), config["data"]
+    apart = data.get("heldout") if name == "heldout_pairs" else None
+    if apart and "rows" in apart:
+        return apart["rows"]
+    given = data["pairs"] if apart else data.get(name)
     path = Path(given.get("path", "") if isinstance(given, dict) else given or "")
     if path.suffix != ".jsonl" or not path.is_file():
         return None
@@ -28,7 +31,8 @@ def heldout_rows(config: dict) -> int | None:
         for count, _ in enumerate(lines, 1):
             if count == MOST:
                 break
-    return min(count, config["data"]["rows"].get(name, count)) or None
+    count = round(apart["fraction"] * count) if apart else count
+    return min(count, data["rows"].get(name, count)) or None
 
 
 def power_flags(config: dict) -> dict[str, object]:

@@ -26,7 +26,7 @@ NOT_MADE = "not made yet"
 
 @dataclass(frozen=True)
 class Record:
-    """A manifest; sha256 of each file that its job made, by path, and of each that it read, by `Reruns.name`."""
+    """A manifest; sha256 of each file that its job made, by path, and of each that it read, by `Reruns.names`."""
 
     manifest: dict
     made: dict[str, str]
@@ -62,23 +62,35 @@ class Reruns:
             return [f"{job.output.manifest} cannot be read"]
         found = list(differences(record.manifest, json.loads(job.params.job)))
         unread = dict(record.read)
-        for role, path in roles(job.input):
-            was = unread.pop(self.name(role, path), None) or unread.pop(self.name(path, path), None)
-            if getattr(path, "is_ancient", False):  # only looked at
-                continue
-            now = self.digest(path)
+        inputs = [(role, path) for role, path in roles(job.input) if not getattr(path, "is_ancient", False)]
+        among = self.names([(path, path) for _, path in inputs])  # as one of several files
+        for (_, path), name, file in zip(inputs, self.names(inputs), among, strict=True):
+            was, now = unread.pop(name, None) or unread.pop(file, None), self.digest(path)
             if was is None:
                 found.append(f"new input {path}")
             elif now is not None and now != was:  # None: its maker has to run first, or Snakemake misses it
                 found.append(f"other content in {path}")
         return found + [f"{name} is no longer an input" for name in unread]
 
-    def name(self, role: str, path: str) -> str:
-        """What an input is known by: inside results/ its path, outside what the job calls it."""
-        if os.path.abspath(path).startswith(self.results):
+    def names(self, inputs: list[tuple[str, str]]) -> list[str]:
+        """What each (role, path) of a job is known by: inside results/ its path, outside what the job calls it.
+
+        One of several files goes by its own name, and by as much of its path as tells it from the others.
+        """
+        paths = [os.path.abspath(path) for _, path in inputs]
+        return [self.name(role, path, paths) for (role, _), path in zip(inputs, paths, strict=True)]
+
+    def name(self, role: str, path: str, others: list[str]) -> str:
+        """What one of them is known by; all paths are absolute."""
+        if path.startswith(self.results):
             return portable(path)
-        file = Path(path).name
-        return f"input {file if Path(role).name == file else role}"  # one of several files goes by its own name
+        parts = Path(path).parts
+        if Path(role).name != parts[-1]:
+            return f"input {role}"
+        length = 1
+        while any(other != path and Path(other).parts[-length:] == parts[-length:] for other in others):
+            length += 1
+        return f"input {'/'.join(parts[-length:])}"
 
     def digest(self, path: str) -> str | None:
         """sha256 of an input as it should be read now; None if it is not there."""
@@ -98,7 +110,10 @@ class Reruns:
             if self.records.get(path, (None,))[0] != facts:
                 manifest = json.loads(Path(path).read_text(encoding="utf-8"))
                 made = {portable(entry["path"]): entry["sha256"] for entry in manifest["outputs"].values()}
-                read = {self.name(key, entry["path"]): entry["sha256"] for key, entry in manifest["inputs"].items()}
+                inputs = [(key, entry["path"]) for key, entry in manifest["inputs"].items()]
+                read = dict(
+                    zip(self.names(inputs), (entry["sha256"] for entry in manifest["inputs"].values()), strict=True)
+                )
                 self.records[path] = facts, Record(manifest, made, read)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 
 from study.config import Study
+from study.data_config import without_paths
 from study.datasets import DATA, DATASETS, TRAINED
 from study.ladder import Ladder
 from study.rungs import memory_key, recorded
@@ -35,16 +36,15 @@ class Settings:
 
     def source(self, wildcards) -> dict:
         """Of the check of a data set: all that says what its rows are but the file, whose content counts by itself."""
-        source = self.config["data"][wildcards.data]
-        return {} if isinstance(source, str) else {key: value for key, value in source.items() if key != "path"}
+        return without_paths(self.study.sets[wildcards.data])
 
     def kind(self, wildcards, output) -> str:
         """Which columns the rows of a data set have."""
         return DATA[DATASETS[wildcards.dataset]]
 
     def ahead(self, wildcards, output) -> str:
-        """What tokenising a data set also tries to tokenise, as JSON."""
-        return json.dumps(self.study.looked_ahead(wildcards.dataset))
+        """How many rows of each held-out set are used, which tokenising a training set also tries, as JSON."""
+        return json.dumps({name: self.config["data"]["rows"].get(name) for name in self.study.heldout})
 
     def _rows(self, dataset: str) -> int | None:
         """How many rows of a data set are used; None: all."""

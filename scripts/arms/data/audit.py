@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from arms.data.layouts import Source
 from arms.data.leakage import digest, normalise
 from arms.data.rows import TEXTS, BadRow, whole_prompt
+from arms.data.sources import DataSet
 from arms.job.files import UserError
 
 SHOWN = 5  # offending lines in a message
@@ -32,7 +32,7 @@ class Table:
     taken after `normalise`, an answer's together with its exact prompt. lengths: characters of each text, (n,).
     """
 
-    def __init__(self, source: Source, each: Sequence[Each], checks: Sequence[Check], rows: Iterable[dict]) -> None:
+    def __init__(self, source: DataSet, each: Sequence[Each], checks: Sequence[Check], rows: Iterable[dict]) -> None:
         """Take the rows of `source`, and give each good one and its normalised prompt to every one of `each`.
 
         checks: further checks of single rows, which raise BadRow. UserError for bad rows, one line for each kind.

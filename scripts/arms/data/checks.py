@@ -6,14 +6,14 @@ import contextlib
 
 from arms.data.audit import SHOWN, Each, Table, check_pair, first_match
 from arms.data.graders import Graders
-from arms.data.layouts import Source
 from arms.data.leakage import NearDuplicates
 from arms.data.portrait import Portrait
 from arms.data.rows import writing
+from arms.data.sources import DataSet, open_source
 from arms.job.files import UserError
 from arms.job.manifest import Job
 from arms.job.progress import counted
-from study.datasets import DATA, HELDOUT
+from study.datasets import DATA, UNTRAINED
 
 
 class Checker:
@@ -27,7 +27,7 @@ class Checker:
         self.sources, self.least, self.job = sources, least, job
         self.checks = {"sft": [], "pairs": [check_pair], "prompts": [graders.check]}
         self.tables: dict[str, Table] = {}
-        self.left_out: dict[str, str] = {}  # what was left out of a data set, in words
+        self.source: DataSet  # the data set that the job is about
         self.prompts: dict[str, list[tuple[str, str]]] = {}  # of each held-out set: id and normalised prompt
         self.matches: list[NearDuplicates] = []
 
@@ -37,8 +37,8 @@ class Checker:
         Raises UserError for bad rows, held-out prompts that are trained on or cannot be graded, too few rows, and ids
         that two held-out sets share.
         """
-        for name in sorted(self.sources, key=lambda name: name not in HELDOUT):
-            each, source = self._comparisons(own, name), Source(self.sources[name], DATA[name])
+        for name in sorted(self.sources, key=lambda name: name not in UNTRAINED):
+            each, source = self._comparisons(own, name), open_source(self.sources[name], DATA[name])
             rows = counted(self.job, source.rows(), f"rows of {source.words} read")
             with writing(target, DATA[name]) if name == own else contextlib.nullcontext() as writer:
                 if writer:
@@ -51,20 +51,17 @@ class Checker:
                         f"lower {'sft' if name == 'sft' else 'dpo'}.batch_size in the config"
                     )
                 self._compare(name)
-            if source.left_out:
-                self.left_out[name] = (
-                    f"{source.words}: {source.left_out} pairs are left out, whose scores differ by less than "
-                    f"{source.spec['min_margin']}"
-                )
-            if name == own and source.layout != "text":
-                self.job.say(f"{source.words}: rows of layout {source.layout!r}")
+            if name == own:
+                self.source = source
+                if source.layout != "text":
+                    self.job.say(f"{source.words}: rows of layout {source.layout!r}")
 
     def _comparisons(self, own: str, name: str) -> list[Each]:
         """What near-duplicates between the data set `own` and the other side need of the rows of `name`."""
-        if name in HELDOUT:
+        if name in UNTRAINED:
             gathered = self.prompts[name] = []
             return [lambda row, normal: gathered.append((row["id"], normal))]
-        wanted = [other for other in HELDOUT if own in (name, other) and other in self.prompts]
+        wanted = [other for other in UNTRAINED if own in (name, other) and other in self.prompts]
         indices = [NearDuplicates(self.prompts[other]) for other in wanted]
         self.matches += indices
         return [index.compare for index in indices]
@@ -72,9 +69,9 @@ class Checker:
     def _compare(self, name: str) -> None:
         """UserError if the data set just read shares prompts or, both being held out, ids with one read before."""
         table = self.tables[name]
-        for other in self.tables.keys() & set(HELDOUT) - {name}:
+        for other in self.tables.keys() & set(UNTRAINED) - {name}:
             heldout = self.tables[other]
-            if name not in HELDOUT:
+            if name not in UNTRAINED:
                 check_leakage(table, heldout)
                 continue
             found = first_match(table.ids, heldout.ids)

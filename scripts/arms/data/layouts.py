@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
-from arms.data.hub import hub_rows
-from arms.data.rows import TEXTS, BadRow, complete
+from arms.data.rows import TEXTS, BadRow
 from arms.job.files import UserError
-from arms.job.formats import read_rows
 
 ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "model": "assistant", "bot": "assistant"}
 NAMES = {"sft": "SFT rows", "pairs": "pairs", "prompts": "held-out prompts"}
@@ -225,59 +222,3 @@ def margin(row: dict) -> float:
     if math.isnan(found):
         raise UserError(f"{row['_place']}: the scores {scores} are not numbers; correct the row or remove it")
     return found
-
-
-class Source:
-    """A data set as its owner has it; `layout` is known from its first row on.
-
-    spec: its file or folder, or a dict with path, or with hub, revision, split and config (`hub_rows`); and, where its
-    columns do not tell, layout (a name in LAYOUTS) or columns (our name -> theirs); of pairs also min_margin. UserError
-    for a layout that rows of this kind do not have.
-    """
-
-    def __init__(self, spec: str | Path | dict, kind: str) -> None:
-        self.spec: dict = spec if isinstance(spec, dict) else {"path": spec}
-        self.kind, self.layout = kind, self.spec.get("layout")
-        self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
-        self.left_out = 0  # pairs so far whose scores differ too little
-        self.words = str(self.spec.get("path") or self.spec["hub"])
-        if self.layout is not None and self.layout not in LAYOUTS[kind]:
-            raise UserError(f"{self.words}: no layout {self.layout!r} of such rows; choose {', '.join(LAYOUTS[kind])}")
-
-    def rows(self) -> Iterator[dict]:
-        """The rows as they are, but for columns that the config renames and pairs that it leaves out.
-
-        Raises UserError as `read_rows`, `hub_rows` and `margin` do.
-        """
-        least = self.spec.get("min_margin")
-        for row in read_rows(self.spec["path"]) if "path" in self.spec else hub_rows(self.spec):
-            row = {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
-            if least is not None and margin(row) < least:
-                self.left_out += 1
-            else:
-                yield row
-
-    def complete(self, row: dict) -> dict:
-        """A row in our layout; BadRow if it is bad, UserError if it is the first and of no known layout."""
-        if self.layout is None:
-            self.layout = recognise(row, self.kind, self.words)
-        layout = LAYOUTS[self.kind][self.layout]
-        if layout.fits(row):
-            row = layout.convert(row)
-        elif self.layout != "text":
-            lacking = next(name for name, type_ in layout.columns.items() if not isinstance(row.get(name), type_))
-            raise BadRow(f"column {lacking!r} is missing or not as in the rows before", "correct the row or remove it")
-        return complete(row, self.kind)
-
-
-def read_checked(spec: str | Path | dict, kind: str, check: Callable[[dict], None] | None = None) -> Iterator[dict]:
-    """The rows of a data set in our layout, such as those of a checked table; UserError for the first that is bad."""
-    source = Source(spec, kind)
-    for row in source.rows():
-        try:
-            made = source.complete(row)
-            if check:
-                check(made)
-        except BadRow as bad:
-            raise UserError(f"{row['_place']}: {bad}") from None
-        yield made

@@ -3,6 +3,7 @@
 import copy
 import shlex
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -12,6 +13,7 @@ from study import environment
 from study.command import Programs, job
 from study.config import ConfigError, load, refuse_double_keys
 from study.digest import code_digest, module_facts
+from study.forecast import heldout_rows
 from study.ladder import Ladder
 from study.resources import Resources
 from study.runs import Run
@@ -93,6 +95,52 @@ def test_data_files_are_looked_for_in_the_repository_too(smoke, tmp_path, monkey
     with pytest.raises(ConfigError, match=r"data\.sft: no such file"):
         load(smoke, SCHEMA)
     assert load(smoke, SCHEMA, home=ROOT).config["data"]["sft"] == str(ROOT / smoke["data"]["sft"])
+
+
+def test_a_split_is_a_part_of_each_data_set_that_it_touches(smoke):
+    del smoke["data"]["heldout_pairs"]
+    smoke["data"] |= {"heldout": {"fraction": 0.1}, "development": {"rows": 20, "seed": 3}}
+    study = load(smoke, SCHEMA)
+    assert list(study.sets) == ["sft", "pairs", "heldout_pairs", "heldout_prompts", "development_pairs"]
+    assert [source["part"] for source in study.sets.values() if isinstance(source, dict)] == [
+        "training", "training", "heldout", "development",
+    ]  # fmt: skip
+    asked = {"by": "prompt", "seed": 0, "fraction": 0.1}, {"by": "prompt", "seed": 3, "rows": 20}
+    assert study.sets["sft"]["split"] == dict(zip(("heldout", "development"), asked, strict=True))
+    assert study.data_files("heldout_pairs") == [smoke["data"]["pairs"], smoke["data"]["sft"]]
+    assert study.data_files("sft") == [smoke["data"]["sft"], smoke["data"]["pairs"]]
+    assert smoke["data"]["pairs"] not in study.beside("development_pairs")
+    settings = Settings(study, Ladder(study)).source(SimpleNamespace(data="pairs"))
+    assert settings == {**study.sets["pairs"], "among": {"sft": {}, "pairs": {}}}
+    assert not any("development" in path for path in (*study.targets, *study.audits, *study.data_audits))
+    assert study.development[0] == "results/smoke/base/development_logps.parquet"
+    assert heldout_rows(study.config) == 20  # a tenth of 204
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ({}, "data.heldout_pairs is missing; name held-out pairs, or have some split off data.pairs: heldout: {fr"),
+        (
+            {"heldout": {"fraction": 0.1}, "heldout_pairs": "config/data/heldout_preferences.jsonl"},
+            "data: heldout makes held-out pairs of data.pairs, and heldout_pairs names some; remove one",
+        ),
+        ({"heldout": {"seed": 1}}, "data.heldout: give either fraction or rows, such as heldout: {fraction: 0.1}"),
+        ({"heldout": {"rows": 9, "fraction": 0.5}}, "data.heldout: give either fraction or rows"),
+        ({"heldout": {"fraction": 1.5}}, "data.heldout.fraction: 1.5 is greater than or equal to the maximum of 1"),
+        ({"heldout": {"fraction": 0.1, "by": "row"}}, "data.heldout.by: 'row' is not one of ['prompt']"),
+        (
+            {"heldout": {"fraction": 0.6}, "development": {"fraction": 0.4}},
+            "heldout.fraction and development.fraction leave nothing to train on; lower them",
+        ),
+    ],
+)
+def test_a_split_that_cannot_be_is_refused_at_once(smoke, data, words):
+    del smoke["data"]["heldout_pairs"]
+    smoke["data"] |= data
+    with pytest.raises(ConfigError) as error:
+        load(smoke, SCHEMA)
+    assert words in str(error.value)
 
 
 REVISION = "0" * 40

@@ -12,7 +12,7 @@ pytest.importorskip("lm_eval", reason="runs in the grade environment")
 import make_data
 
 from arms.data.grading import check_instructions, follows
-from arms.data.layouts import read_checked
+from arms.data.sources import read_checked
 from arms.job.formats import read_rows
 
 DATA = Path(__file__).parents[3] / "config" / "data"

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from arms.data.layouts import Source, read_checked
+from arms.data.sources import Source, read_checked
 from arms.job.files import UserError
 
 ROWS = [

@@ -1,0 +1,171 @@
+"""Data sets as their owner has them, in whatever layout and place: row by row, turned into ours."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from arms.data.hub import hub_rows
+from arms.data.layouts import LAYOUTS, margin, recognise
+from arms.data.rows import BadRow, complete
+from arms.data.split import Split, ids_sha256
+from arms.job.files import UserError
+from arms.job.formats import read_rows
+from study.datasets import DATA
+
+
+class DataSet:
+    """Rows of one kind. words: what messages call it. layout: that of its rows, None before the first."""
+
+    words: str
+    kind: str
+    layout: str | None
+
+    def rows(self) -> Iterator[dict]:
+        """The rows as they are, each with "_row" and "_place" (`arms.job.formats.read_rows`)."""
+        raise NotImplementedError
+
+    def complete(self, row: dict) -> dict:
+        """One of them in our layout; BadRow if it is bad, UserError if it is the first and of no known layout."""
+        raise NotImplementedError
+
+    def notes(self) -> list[str]:
+        """In words, what of the rows was left out; after the last of them."""
+        return []
+
+    def facts(self, ids: bytes) -> dict:
+        """What the audit says of where the rows come from. ids: their ids' digests, 16 bytes each."""
+        return {}
+
+    def facts_in_words(self) -> list[str]:
+        """The same for the log."""
+        return []
+
+
+class Source(DataSet):
+    """A data set as its owner has it; `layout` is known from its first row on.
+
+    spec: its file or folder, or a dict with path, or with hub, revision, split and config (`hub_rows`); and, where its
+    columns do not tell, layout (a name in LAYOUTS) or columns (our name -> theirs); of pairs also min_margin. UserError
+    for a layout that rows of this kind do not have.
+    """
+
+    def __init__(self, spec: str | Path | dict, kind: str) -> None:
+        self.spec: dict = spec if isinstance(spec, dict) else {"path": spec}
+        self.kind, self.layout = kind, self.spec.get("layout")
+        self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
+        self.left_out = 0  # pairs so far whose scores differ too little
+        self.words = str(self.spec.get("path") or self.spec["hub"])
+        if self.layout is not None and self.layout not in LAYOUTS[kind]:
+            raise UserError(f"{self.words}: no layout {self.layout!r} of such rows; choose {', '.join(LAYOUTS[kind])}")
+
+    def rows(self) -> Iterator[dict]:
+        """The rows as they are, but for columns that the config renames and pairs that it leaves out.
+
+        Raises UserError as `read_rows`, `hub_rows` and `margin` do.
+        """
+        self.left_out, least = 0, self.spec.get("min_margin")
+        for row in read_rows(self.spec["path"]) if "path" in self.spec else hub_rows(self.spec):
+            row = {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
+            if least is not None and margin(row) < least:
+                self.left_out += 1
+            else:
+                yield row
+
+    def complete(self, row: dict) -> dict:
+        """A row in our layout; BadRow if it is bad, UserError if it is the first and of no known layout."""
+        if self.layout is None:
+            self.layout = recognise(row, self.kind, self.words)
+        layout = LAYOUTS[self.kind][self.layout]
+        if layout.fits(row):
+            row = layout.convert(row)
+        elif self.layout != "text":
+            lacking = next(name for name, type_ in layout.columns.items() if not isinstance(row.get(name), type_))
+            raise BadRow(f"column {lacking!r} is missing or not as in the rows before", "correct the row or remove it")
+        return complete(row, self.kind)
+
+    def notes(self) -> list[str]:
+        """What `min_margin` left out."""
+        if not self.left_out:
+            return []
+        less = f"{self.left_out} pairs are left out, whose scores differ by less than {self.spec['min_margin']}"
+        return [f"{self.words}: {less}"]
+
+
+class Part(DataSet):
+    """The rows that one part of a split has: the same in every job, whichever asks first.
+
+    spec: part (training, heldout, development), of (the data set that it is split off), among (every data set whose
+    prompts are kept together, name -> its spec), and how to split (`arms.data.split.Split`).
+    """
+
+    def __init__(self, spec: dict, kind: str) -> None:
+        self.spec, self.whole = spec, Source(spec["among"][spec["of"]], kind)
+        self.words, self.kind, self.layout = self.whole.words, kind, self.whole.layout
+
+    @functools.cached_property
+    def split(self) -> Split:
+        """The split; every data set of it is read for that."""
+        return split_of(json.dumps(self.spec["among"]), json.dumps(self.spec["split"]))
+
+    def rows(self) -> Iterator[dict]:
+        """Those of the whole data set that are in this part."""
+        parts = self.split.parts[self.spec["of"]]
+        for number, row in enumerate(self.whole.rows()):
+            if number >= len(parts):
+                raise UserError(f"{row['_place']}: the file grew while it was read; run the command again")
+            if parts[number] == self.spec["part"]:
+                yield row
+
+    def complete(self, row: dict) -> dict:
+        """As the whole data set does it."""
+        made, self.layout = self.whole.complete(row), self.whole.layout
+        return made
+
+    def notes(self) -> list[str]:
+        """Those of the whole data set, and what the split left out."""
+        gone = self.split.left_out if self.spec["of"] == "sft" else []
+        more = f"{self.words}: {len(gone)} SFT rows are left out, whose prompts are held out or set aside"
+        return [*self.whole.notes(), *([more] if gone else [])]
+
+    def facts(self, ids: bytes) -> dict:
+        """What each part of the split has, which part this is, and what it really has, for `snakemake verify`."""
+        own = ids_sha256(ids[start : start + 16] for start in range(0, len(ids), 16))
+        left_out = {"left_out": self.split.left_out} if self.spec["of"] == "sft" else {}
+        return {
+            **self.whole.facts(ids),
+            "split": {"part": self.spec["part"], "ids_sha256": own, "parts": self.split.facts, **left_out},
+        }
+
+    def facts_in_words(self) -> list[str]:
+        """The same for the log."""
+        parts = (
+            f"{part} {facts['rows']} rows ({facts['clusters']} clusters)" for part, facts in self.split.facts.items()
+        )
+        return [*self.whole.facts_in_words(), f"split by prompt: {', '.join(parts)}"]
+
+
+@functools.cache
+def split_of(among: str, settings: str) -> Split:
+    """The split of some data sets, once in a process. Both are JSON."""
+    return Split({name: Source(spec, DATA[name]) for name, spec in json.loads(among).items()}, json.loads(settings))
+
+
+def open_source(spec: str | Path | dict, kind: str) -> DataSet:
+    """The data set that a spec describes: whole, or one part of a split."""
+    return Part(spec, kind) if isinstance(spec, dict) and "part" in spec else Source(spec, kind)
+
+
+def read_checked(spec: str | Path | dict, kind: str, check: Callable[[dict], None] | None = None) -> Iterator[dict]:
+    """The rows of a data set in our layout, such as those of a checked table; UserError for the first that is bad."""
+    source = open_source(spec, kind)
+    for row in source.rows():
+        try:
+            made = source.complete(row)
+            if check:
+                check(made)
+        except BadRow as bad:
+            raise UserError(f"{row['_place']}: {bad}") from None
+        yield made
