@@ -36,11 +36,13 @@ def weight_files(folder: Path) -> list[str]:
 def data_files(source: str | dict) -> list[str]:
     """The files of a data set as study/data_config.py describes it: of a folder all that lie in it, of the hub none.
 
-    Of a part of a split those of all data sets that are split together, its own first.
+    Of a part of a split those of all data sets that are split together, its own first; of a mixture those of all.
     """
     if isinstance(source, dict) and "among" in source:
         sources = sorted(source["among"].items(), key=lambda item: item[0] != source["of"])
         return list(dict.fromkeys(path for _, one in sources for path in data_files(one)))
+    if isinstance(source, dict) and "mix" in source:
+        return list(dict.fromkeys(path for one in source["mix"] for path in data_files(one)))
     path = source if isinstance(source, str) else source.get("path")
     if path and os.path.isdir(path):
         return sorted(entry.path for entry in os.scandir(path) if entry.is_file())

@@ -25,6 +25,9 @@ def checked_data(data: dict, home: str | os.PathLike) -> dict:
         raise ConfigError("data: heldout.fraction and development.fraction leave nothing to train on; lower them")
     if "graders" in data and "heldout_prompts" not in data:
         raise ConfigError("data.graders: there are no data.heldout_prompts to grade; add them or remove it")
+    for name, source in data.items():
+        if isinstance(source, dict) and {"sample", "mix"} & source.keys() and name in data.get("rows", {}):
+            raise ConfigError(f"data.rows.{name}: how many rows a sample or a mix has is said by data.{name}.sample")
     return {**data, **{name: _data_set(name, data[name], home) for name in (*DATA, "graders") if name in data}}
 
 
@@ -47,23 +50,53 @@ def without_paths(source: str | dict) -> dict:
     found = {key: value for key, value in source.items() if key != "path"}
     if "among" in found:
         found["among"] = {name: without_paths(one) for name, one in found["among"].items()}
+    if "mix" in found:
+        found["mix"] = [without_paths(one) for one in found["mix"]]
     return found
 
 
+def _mixture(key: str, source: dict, home: str | os.PathLike) -> dict:
+    """A mixture, each of its data sets with a name and a weight."""
+    if others := sorted(source.keys() - {"mix", "sample", "seed"}):
+        raise ConfigError(f"data.{key}: {others[0]} belongs to one of the data sets in mix; move it there")
+    members = []
+    for number, one in enumerate(source["mix"]):
+        found = _source(f"{key}.mix[{number}]", one, home)
+        file = os.path.basename(found.get("path", "").rstrip("/")).partition(".")[0]
+        members.append({"weight": 1, "name": found.get("hub", file), **found})
+    names = [one["name"] for one in members]
+    if twin := next((name for name in names if names.count(name) > 1), None):
+        raise ConfigError(
+            f"data.{key}.mix: two data sets are called {twin!r}; give each a name: {{name: ..., path: ...}}"
+        )
+    return {**source, "mix": members}
+
+
 def _data_set(name: str, source: str | dict, home: str | os.PathLike) -> str | dict:
-    if isinstance(source, dict):
-        if ("path" in source) == ("hub" in source):
-            raise ConfigError(f"data.{name}: give either path or hub")
-        missing = [key for key in ("revision", "split") if key not in source]
-        if "hub" in source and missing:
-            raise ConfigError(
-                f"data.{name}: {missing[0]} is missing; a data set on the hub is a commit's (40 hexadecimal digits, on "
-                "its page under Files, History: a branch moves) and a split of it"
-            )
-        return {**source, "path": _data_set(name, source["path"], home)} if "path" in source else source
-    for found in (source, os.path.join(home, source)):
+    """A data set as it is, its paths where they are found."""
+    if isinstance(source, str):
+        return _found(name, source, home)
+    return _mixture(name, source, home) if "mix" in source else _source(name, source, home)
+
+
+def _source(name: str, source: dict, home: str | os.PathLike) -> dict:
+    """One data set that is described by keys."""
+    if ("path" in source) == ("hub" in source):
+        raise ConfigError(f"data.{name}: give either path or hub")
+    missing = [key for key in ("revision", "split") if key not in source]
+    if "hub" in source and missing:
+        raise ConfigError(
+            f"data.{name}: {missing[0]} is missing; a data set on the hub is a commit's (40 hexadecimal digits, on "
+            "its page under Files, History: a branch moves) and a split of it"
+        )
+    return {**source, "path": _found(name, source["path"], home)} if "path" in source else source
+
+
+def _found(name: str, path: str, home: str | os.PathLike) -> str:
+    """A path as it is, or in the repository where only that has it."""
+    for found in (path, os.path.join(home, path)):
         if os.path.exists(found):
             return found
-    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", source)
-    cure = f"; if it is on the hub, write {{hub: {source}, revision: ..., split: ...}}" if hub else ""
-    raise ConfigError(f"data.{name}: no such file: {source} (relative to {os.getcwd()}){cure}")
+    hub = re.fullmatch(r"[\w.-]+/[\w.-]+", path)
+    cure = f"; if it is on the hub, write {{hub: {path}, revision: ..., split: ...}}" if hub else ""
+    raise ConfigError(f"data.{name}: no such file: {path} (relative to {os.getcwd()}){cure}")

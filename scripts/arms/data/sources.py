@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
+
+import numpy as np
 
 from arms.data.hub import hub_rows
 from arms.data.layouts import LAYOUTS, margin, recognise
@@ -48,8 +52,8 @@ class Source(DataSet):
     """A data set as its owner has it; `layout` is known from its first row on.
 
     spec: its file or folder, or a dict with path, or with hub, revision, split and config (`hub_rows`); and, where its
-    columns do not tell, layout (a name in LAYOUTS) or columns (our name -> theirs); of pairs also min_margin. UserError
-    for a layout that rows of this kind do not have.
+    columns do not tell, layout (a name in LAYOUTS) or columns (our name -> theirs); of pairs also min_margin; sample
+    (so many rows, drawn without replacement by seed). UserError for a layout that rows of this kind do not have.
     """
 
     def __init__(self, spec: str | Path | dict, kind: str) -> None:
@@ -57,11 +61,35 @@ class Source(DataSet):
         self.kind, self.layout = kind, self.spec.get("layout")
         self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
         self.left_out = 0  # pairs so far whose scores differ too little
+        self.drawn: set[int] | None = None  # places of the rows that are used, None: of all
+        self.count = -1  # of the rows that they are drawn from, once they were counted
         self.words = str(self.spec.get("path") or self.spec["hub"])
         if self.layout is not None and self.layout not in LAYOUTS[kind]:
             raise UserError(f"{self.words}: no layout {self.layout!r} of such rows; choose {', '.join(LAYOUTS[kind])}")
 
     def rows(self) -> Iterator[dict]:
+        """Those of `all_rows` that are drawn, in their order."""
+        if self.drawn is None and "sample" in self.spec:
+            self.draw(self.spec["sample"], self.spec.get("seed", 0))
+        for place, row in enumerate(self.all_rows()):
+            if self.drawn is None or place in self.drawn:
+                yield row
+
+    def draw(self, sample: int, seed: int) -> None:
+        """Choose so many rows by a seed; UserError if there are fewer."""
+        if sample > self.counted():
+            raise UserError(
+                f"{self.words}: a sample of {sample} rows is asked for, and there are {self.count}; lower it"
+            )
+        self.drawn = set(np.random.default_rng(seed).permutation(self.count)[:sample].tolist())
+
+    def counted(self) -> int:
+        """How many rows there are to draw from; read for that once."""
+        if self.count < 0:
+            self.count = sum(1 for _ in self.all_rows())
+        return self.count
+
+    def all_rows(self) -> Iterator[dict]:
         """The rows as they are, but for columns that the config renames and pairs that it leaves out.
 
         Raises UserError as `read_rows`, `hub_rows` and `margin` do.
@@ -94,6 +122,81 @@ class Source(DataSet):
         return [f"{self.words}: {less}"]
 
 
+class Mixture(DataSet):
+    """Rows of several data sets, each with its share: drawn without replacement, one data set after the other.
+
+    spec: mix (a list of specs of `Source`, each with name and weight), sample (how many rows in all; as many as the
+    weights allow without it), seed. A row's id is its data set's name, "/" and its own id.
+    """
+
+    def __init__(self, spec: dict, kind: str) -> None:
+        self.spec, self.kind, self.layout = spec, kind, None
+        self.members = [Source(one, kind) for one in spec["mix"]]
+        self.names = [one["name"] for one in spec["mix"]]
+        self.words = " + ".join(member.words for member in self.members)
+        self.taken: Counter[str] = Counter()
+
+    def rows(self) -> Iterator[dict]:
+        """Rows with "_source", the place of their data set in `mix`. UserError for weights that cannot be had."""
+        counts = [member.counted() for member in self.members]
+        weights = [Fraction(str(one["weight"])) for one in self.spec["mix"]]
+        shares = self._shares(counts, weights)
+        for number, (member, share) in enumerate(zip(self.members, shares, strict=True)):
+            if member.drawn is None:
+                member.draw(share, self.spec.get("seed", 0))
+            for row in member.rows():
+                yield {**row, "_source": number}
+
+    def _shares(self, counts: list[int], weights: list[Fraction]) -> list[int]:
+        """How many rows of each: what its weight gives it, the largest remainders rounded up."""
+        most = int(min(count * sum(weights) / weight for count, weight in zip(counts, weights, strict=True)))
+        wanted = self.spec.get("sample", most)
+        exact = [wanted * weight / sum(weights) for weight in weights]
+        shares = [int(share) for share in exact]
+        largest = sorted(range(len(exact)), key=lambda place: shares[place] - exact[place])
+        for place in largest[: wanted - sum(shares)]:
+            shares[place] += 1
+        for name, share, count in zip(self.names, shares, counts, strict=True):
+            if share > count:
+                raise UserError(
+                    f"{self.words}: by its weight {share} of {wanted} rows are to come from {name!r}, which has "
+                    f"{count}; lower its weight, or sample to at most {most}"
+                )
+            if not share:
+                raise UserError(f"{self.words}: by its weight no row of {wanted} comes from {name!r}; raise it")
+        return shares
+
+    def complete(self, row: dict) -> dict:
+        """As its data set does it, with an id that no row of another has."""
+        name, member = self.names[row["_source"]], self.members[row["_source"]]
+        made = member.complete(row)
+        self.taken[name] += 1
+        self.layout = " and ".join(dict.fromkeys(one.layout for one in self.members if one.layout))
+        return {**made, "id": f"{name}/{made['id']}"}
+
+    def notes(self) -> list[str]:
+        """Those of its data sets."""
+        return [note for member in self.members for note in member.notes()]
+
+    def facts(self, ids: bytes) -> dict:
+        """Rows, weight and all rows of each data set."""
+        facts = zip(self.names, self.spec["mix"], self.members, strict=True)
+        return {
+            "sources": {
+                name: {"rows": self.taken[name], "weight": one["weight"], "of": member.count}
+                for name, one, member in facts
+            }
+        }
+
+    def facts_in_words(self) -> list[str]:
+        """The same for the log."""
+        parts = (
+            f"{self.taken[name]} of {member.count} of {name}"
+            for name, member in zip(self.names, self.members, strict=True)
+        )
+        return [f"a mixture: {', '.join(parts)}"]
+
+
 class Part(DataSet):
     """The rows that one part of a split has: the same in every job, whichever asks first.
 
@@ -102,7 +205,7 @@ class Part(DataSet):
     """
 
     def __init__(self, spec: dict, kind: str) -> None:
-        self.spec, self.whole = spec, Source(spec["among"][spec["of"]], kind)
+        self.spec, self.whole = spec, open_source(spec["among"][spec["of"]], kind)
         self.words, self.kind, self.layout = self.whole.words, kind, self.whole.layout
 
     @functools.cached_property
@@ -150,12 +253,16 @@ class Part(DataSet):
 @functools.cache
 def split_of(among: str, settings: str) -> Split:
     """The split of some data sets, once in a process. Both are JSON."""
-    return Split({name: Source(spec, DATA[name]) for name, spec in json.loads(among).items()}, json.loads(settings))
+    return Split(
+        {name: open_source(spec, DATA[name]) for name, spec in json.loads(among).items()}, json.loads(settings)
+    )
 
 
 def open_source(spec: str | Path | dict, kind: str) -> DataSet:
-    """The data set that a spec describes: whole, or one part of a split."""
-    return Part(spec, kind) if isinstance(spec, dict) and "part" in spec else Source(spec, kind)
+    """The data set that a spec describes: one, a mixture of several, or one part of a split."""
+    if isinstance(spec, dict) and "part" in spec:
+        return Part(spec, kind)
+    return Mixture(spec, kind) if isinstance(spec, dict) and "mix" in spec else Source(spec, kind)
 
 
 def read_checked(spec: str | Path | dict, kind: str, check: Callable[[dict], None] | None = None) -> Iterator[dict]:

@@ -143,7 +143,7 @@ def test_a_split_that_cannot_be_is_refused_at_once(smoke, data, words):
     assert words in str(error.value)
 
 
-REVISION = "0" * 40
+REVISION, SFT = "0" * 40, "config/data/sft.jsonl"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +160,15 @@ REVISION = "0" * 40
         ({"path": "nowhere.csv"}, "data.pairs: no such file: nowhere.csv"),
         ("mine/pairs", "no such file: mine/pairs (relative to"),
         ("mine/pairs", "if it is on the hub, write {hub: mine/pairs, revision: ..., split: ...}"),
+        ({"path": SFT, "sample": 0}, "data.pairs.sample: 0 is less than the minimum of 1"),
+        ({"path": SFT, "weight": 2}, "unknown key 'data.pairs.weight'"),
+        ({"mix": [{"path": SFT}]}, "data.pairs.mix: [{'path': 'config/data/sft.jsonl'}] is too short"),
+        ({"mix": [{"path": SFT}, {"hub": "a/b"}]}, "data.pairs.mix[1]: revision is missing"),
+        ({"mix": [{"path": SFT}, {"path": "nowhere.csv"}]}, "data.pairs.mix[1]: no such file: nowhere.csv"),
+        ({"mix": [{"path": SFT}, {"path": SFT}]}, "data.pairs.mix: two data sets are called 'sft'; give each a name"),
+        ({"mix": [{"path": SFT}] * 2, "layout": "hh"}, "data.pairs: layout belongs to one of the data sets in mix"),
+        ({"mix": [{"path": SFT, "sample": 3}, {"path": SFT}]}, "unknown key 'data.pairs.mix.0.sample'"),
+        ({"mix": [{"path": SFT, "weight": 0}, {"path": SFT}]}, "weight: 0 is less than or equal to the minimum of 0"),
         ({"path": "x", "layout": "hhh"}, "data.pairs.layout: 'hhh' is not one of"),
         ({"path": "x", "columns": {"prompt": 3}}, "data.pairs.columns.prompt: 3 is not of type 'string'"),
     ],
