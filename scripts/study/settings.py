@@ -32,7 +32,7 @@ class Settings:
     def tokens(self, wildcards) -> dict:
         """Of one data set: an overlong held-out row is an error whatever the config says."""
         overlong = {} if wildcards.dataset in TRAINED.values() else {"on_overlong": "error"}
-        return {**self.config["tokens"], **overlong, "rows": self._rows(wildcards.dataset)}
+        return {**self._tokens(wildcards.dataset), **overlong, "rows": self._rows(wildcards.dataset)}
 
     def source(self, wildcards) -> dict:
         """Of the check of a data set: all that says what its rows are but the file, whose content counts by itself."""
@@ -45,6 +45,14 @@ class Settings:
     def ahead(self, wildcards, output) -> str:
         """How many rows of each held-out set are used, which tokenising a training set also tries, as JSON."""
         return json.dumps({name: self.config["data"]["rows"].get(name) for name in self.study.heldout})
+
+    def _tokens(self, dataset: str) -> dict:
+        """How a data set becomes ids; only SFT rows have more than one answer."""
+        return {
+            name: value
+            for name, value in self.config["tokens"].items()
+            if dataset == "sft" or name != "assistant_turns"
+        }
 
     def _rows(self, dataset: str) -> int | None:
         """How many rows of a data set are used; None: all."""
@@ -83,7 +91,7 @@ class Settings:
         settings = self.of_model(
             stage=wildcards.stage,
             model=self.config["model"],
-            tokens=self.config["tokens"],
+            tokens=self._tokens(TRAINED[wildcards.stage]),
             rows=self._rows(TRAINED[wildcards.stage]),
             lora=self.config["lora"],
             gpus=self.config["gpus"],

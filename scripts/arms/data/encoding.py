@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, overload
 from arms.data.rows import TEXTS
 from arms.data.templates import describe_template
 from arms.data.tokens import control_tokens, cut, encode_completions, encode_prompts
+from arms.data.turns import CONTEXT, keep_whole_answers, train_all_turns
 from arms.job.files import UserError, atomic_path
 
 if TYPE_CHECKING:
@@ -37,12 +38,16 @@ class Encoder:
                   or the end of the template): a row whose prompt leaves less than 2 tokens is left out, and so is a
                   pair that the cut makes identical.
 
+    SFT rows with settings["assistant_turns"] "all" train every assistant turn (`arms.data.turns`). Truncated, such a
+    row ends with the last of its answers that fits whole; if none does, in its first.
+
     source: what messages call the file of rows that do not say themselves where they stood.
     """
 
     def __init__(self, kind: str, tokenizer: PreTrainedTokenizerBase, settings: dict, source: str) -> None:
         self.kind, self.tokenizer, self.settings, self.source = kind, tokenizer, settings, source
         self.decided, self.control = describe_template(tokenizer, settings), control_tokens(tokenizer)
+        self.all_turns = kind == "sft" and settings.get("assistant_turns") == "all"
         self.frames: dict[tuple[str, ...], list[int]] = {}
         self.eos_after = tokenizer.eos_token_id if settings["eos_after_truncation"] else None
         self.least = 2 if COMPLETIONS[kind] else 1  # tokens after the prompt that must fit: EOS and one more
@@ -65,6 +70,8 @@ class Encoder:
                 self.read += 1
                 place = row.get("_place") or f"{self.source}, line {row['_row']}"
                 self._check(encoded, self._frame(row.get("_turns")), place)
+                if self.all_turns:
+                    train_all_turns(self.tokenizer, row, encoded, self.settings, place)
                 if self._fits(encoded, row["_row"], place):
                     self._remember(encoded)
                     yield encoded
@@ -122,7 +129,10 @@ class Encoder:
         if self.settings["on_overlong"] != "truncate" or too_long == ["prompt"]:
             return False
         for side in too_long:
-            encoded[f"{side}_ids"] = cut(encoded[f"{side}_ids"], room, self.eos_after)
+            if encoded.get(CONTEXT):
+                keep_whole_answers(encoded, room)
+            if len(encoded[f"{side}_ids"]) > room:
+                encoded[f"{side}_ids"] = cut(encoded[f"{side}_ids"], room, self.eos_after)
         if self.kind == "pairs" and encoded["chosen_ids"] == encoded["rejected_ids"]:
             self.identical += 1
             return False

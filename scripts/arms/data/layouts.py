@@ -22,6 +22,13 @@ SCORES = [  # columns of a pair's scores: UltraFeedback's, Argilla's
     ("chosen-rating", "rejected-rating"),
     ("chosen_rating", "rejected_rating"),
 ]
+# Turns of tools, by their role: what one answered, and in ShareGPT's and older forms the call, too.
+TOOLS = ("tool", "function", "function_call", "tool_call", "observation", "tool_response", "tool_responses", "ipython")
+CONVERSATIONS = {
+    "sft": ("messages", "conversations"),
+    "pairs": ("prompt", "chosen", "rejected"),
+    "prompts": ("prompt",),
+}
 HH_TURN = re.compile(r"\n\n(Human|Assistant):[ \n]?")
 Convert = Callable[[dict], dict]
 
@@ -44,6 +51,32 @@ def turns_of(value: object, name: str) -> list[dict[str, str]]:
             raise BadRow(f"column {name!r} has a message without text", "fill it in or remove the row")
         turns.append({"role": role, "content": content})
     return turns
+
+
+def without_tools(row: dict, kind: str) -> tuple[dict, int, bool]:
+    """A row without its turns of tools, how many these were, and whether an answer is one of them.
+
+    A turn of a tool is what it answered, and what calls one: its arguments are no text that a chat shows.
+    """
+    turns, cut_off = 0, False
+    for name in CONVERSATIONS[kind]:
+        value = row.get(name)
+        if not isinstance(value, list):
+            continue
+        kept = [message for message in value if not is_of_tool(message)]
+        if len(kept) < len(value):
+            turns += len(value) - len(kept)
+            cut_off |= name != "prompt" and is_of_tool(value[-1])
+            row = {**row, name: kept}
+    return row, turns, cut_off
+
+
+def is_of_tool(message: object) -> bool:
+    """Whether a message calls a tool, or is what one answered."""
+    if not isinstance(message, dict):
+        return False
+    role = message.get("role", message.get("from"))
+    return role in TOOLS or bool(message.get("tool_calls") or message.get("function_call"))
 
 
 def prompt_columns(turns: list[dict[str, str]]) -> dict:
@@ -179,6 +212,13 @@ def recognise(row: dict, kind: str, source: str) -> str:
     A row with some of our own columns is taken for one of ours: what it lacks is then said of the row.
     """
     found = [name for name, layout in LAYOUTS[kind].items() if layout.fits(row)]
+    if {"completion", "label"} <= row.keys() and (kind == "pairs" or isinstance(row["label"], bool)):
+        raise UserError(
+            f"{source}: unpaired rows (prompt, completion, label), as KTO takes them. Every objective here "
+            "(dpo.loss_type) compares two answers and needs the columns prompt, chosen and rejected: where a prompt has "
+            "a true and a false completion, write both into one row. Rows whose label is true may be SFT rows "
+            "(data.sft), without that column"
+        )
     if "hh" in found and (len(found) > 1 or "Human:" not in row["chosen"]):
         found.remove("hh")  # its columns are in every other layout of texts
     if len(found) == 1:
@@ -191,10 +231,8 @@ def recognise(row: dict, kind: str, source: str) -> str:
         )
     for other, key in (("pairs", "data.pairs or data.heldout_pairs"), ("sft", "data.sft")):
         others = [name for name, layout in LAYOUTS[other].items() if layout.fits(row) and name != "hh"]
-        if other != kind and others and "label" not in row:
+        if other != kind and others:
             raise UserError(f"{source}: these are {NAMES[other]} ({columns}), not {NAMES[kind]}; {key} takes them")
-    if kind == "pairs" and {"completion", "label"} <= row.keys():
-        raise UserError(f"{source}: unpaired rows (completion, label), as KTO takes them, but DPO compares pairs")
     if not row.keys().isdisjoint(TEXTS[kind]):
         return "text"
     wanted = "; ".join(f"{name}: {', '.join(layout.columns)}" for name, layout in LAYOUTS[kind].items())

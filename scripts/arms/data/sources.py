@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from arms.data.hub import hub_rows
-from arms.data.layouts import LAYOUTS, margin, recognise
+from arms.data.layouts import LAYOUTS, margin, recognise, without_tools
 from arms.data.rows import BadRow, complete
 from arms.data.split import Split, ids_sha256
 from arms.job.files import UserError
 from arms.job.formats import read_rows
 from study.datasets import DATA
+
+SHOWN = 5  # rows in a note
 
 
 class DataSet:
@@ -61,6 +63,7 @@ class Source(DataSet):
         self.kind, self.layout = kind, self.spec.get("layout")
         self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
         self.left_out = 0  # pairs so far whose scores differ too little
+        self.tool_turns, self.tool_rows = 0, list[str]()  # turns of tools, and places of rows that end in one
         self.drawn: set[int] | None = None  # places of the rows that are used, None: of all
         self.count = -1  # of the rows that they are drawn from, once they were counted
         self.words = str(self.spec.get("path") or self.spec["hub"])
@@ -90,17 +93,25 @@ class Source(DataSet):
         return self.count
 
     def all_rows(self) -> Iterator[dict]:
-        """The rows as they are, but for columns that the config renames and pairs that it leaves out.
+        """The rows as they are, but for columns that the config renames, turns of tools, and rows that are left out.
 
-        Raises UserError as `read_rows`, `hub_rows` and `margin` do.
+        Raises UserError as `read_rows`, `hub_rows` and `margin` do, and if no row is left.
         """
-        self.left_out, least = 0, self.spec.get("min_margin")
+        self.left_out, self.tool_turns, self.tool_rows = 0, 0, []
+        least, kept = self.spec.get("min_margin"), 0
         for row in read_rows(self.spec["path"]) if "path" in self.spec else hub_rows(self.spec):
             row = {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
-            if least is not None and margin(row) < least:
+            row, turns, ends_in_one = without_tools(row, self.kind)
+            self.tool_turns += turns
+            if ends_in_one:
+                self.tool_rows.append(str(row.get("id") or row["_place"]))
+            elif least is not None and margin(row) < least:
                 self.left_out += 1
             else:
+                kept += 1
                 yield row
+        if not kept:
+            raise UserError(f"no row is left. {'; '.join(self.notes())}")
 
     def complete(self, row: dict) -> dict:
         """A row in our layout; BadRow if it is bad, UserError if it is the first and of no known layout."""
@@ -115,11 +126,21 @@ class Source(DataSet):
         return complete(row, self.kind)
 
     def notes(self) -> list[str]:
-        """What `min_margin` left out."""
-        if not self.left_out:
-            return []
-        less = f"{self.left_out} pairs are left out, whose scores differ by less than {self.spec['min_margin']}"
-        return [f"{self.words}: {less}"]
+        """What `min_margin` left out, and what of tools is ignored."""
+        found = []
+        if self.left_out:
+            least = self.spec["min_margin"]
+            found.append(f"{self.left_out} pairs are left out, whose scores differ by less than {least}")
+        if self.tool_turns:
+            found.append(f"{self.tool_turns} turns of tools, or that call one, are ignored")
+        if self.tool_rows:
+            shown = f"{', '.join(self.tool_rows[:SHOWN])}{', ...' * (len(self.tool_rows) > SHOWN)}"
+            found.append(f"{len(self.tool_rows)} rows are left out, whose answer calls a tool or is one's: {shown}")
+        return [f"{self.words}: {note}" for note in found]
+
+    def facts(self, ids: bytes) -> dict:
+        """The turns of tools, and ids (without one, places) of all rows that were left out for them."""
+        return {"tools": {"turns": self.tool_turns, "left_out": self.tool_rows}} if self.tool_turns else {}
 
 
 class Mixture(DataSet):
@@ -183,7 +204,7 @@ class Mixture(DataSet):
         facts = zip(self.names, self.spec["mix"], self.members, strict=True)
         return {
             "sources": {
-                name: {"rows": self.taken[name], "weight": one["weight"], "of": member.count}
+                name: {"rows": self.taken[name], "weight": one["weight"], "of": member.count, **member.facts(b"")}
                 for name, one, member in facts
             }
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from trl import SFTTrainer
 
+from arms.data.turns import CONTEXT
 from arms.scoring.logps import SHARED, completion_batch, segment_logps
 from arms.training.checkpoints import Resumable
 from arms.training.data_parallel import DataParallel
@@ -31,10 +32,18 @@ class CompletionSFTTrainer(Resumable, DataParallel, SFTTrainer):
 
 
 def collate(pad_id: int):
-    """Collator: token rows (id, prompt_ids, completion_ids) -> one padded batch that keeps the row ids."""
+    """Collator: token rows (id, prompt_ids, completion_ids) -> one padded batch that keeps the row ids.
+
+    A row's context_spans (`arms.data.turns`), places in its completion, are not trained.
+    """
 
     def batch(rows: list[dict]) -> dict:
         sequences = [(row["prompt_ids"], row["completion_ids"]) for row in rows]
-        return {"id": [row["id"] for row in rows], "rows": completion_batch(sequences, pad_id)}
+        padded = completion_batch(sequences, pad_id)
+        for number, row in enumerate(rows):
+            spans, start = iter(row.get(CONTEXT, [])), len(row["prompt_ids"])
+            for first, end in zip(spans, spans, strict=True):
+                padded["segment"][number, start + first : start + end] = 0
+        return {"id": [row["id"] for row in rows], "rows": padded}
 
     return batch

@@ -149,6 +149,49 @@ def test_conversations_are_kept_turn_by_turn(tmp_path, kind, row, turns):
     assert found["prompt"] == "\n\n".join(spoken)
 
 
+CALL = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]}
+RESULT = {"role": "tool", "content": "4", "tool_call_id": "c"}
+OLD_CALL = {"from": "function_call", "value": "{}"}, {"from": "observation", "value": "4"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "row"),
+    [
+        ("sft", {"messages": [SYSTEM, user("2+2?"), CALL, RESULT, assistant("Four")], "tools": "[]"}),
+        ("sft", {"system": "Be brief.", "conversations": [user("2+2?"), *OLD_CALL, assistant("Four")]}),
+        ("pairs", {
+            "chosen": [SYSTEM, user("2+2?"), CALL, RESULT, assistant("Four")],
+            "rejected": [SYSTEM, user("2+2?"), CALL, RESULT, assistant("Five")],
+        }),
+        ("pairs", {
+            "prompt": [SYSTEM, user("2+2?"), CALL, RESULT], "chosen": [assistant("Four")], "rejected": [assistant("5")],
+        }),
+    ],
+)  # fmt: skip
+def test_turns_of_tools_are_ignored_and_counted(tmp_path, kind, row):
+    as_jsonl(tmp_path / "a.jsonl", [row])
+    source = Source(tmp_path / "a.jsonl", kind)
+    (found,) = [source.complete(one) for one in source.rows()]
+    assert found["_turns"] == [SYSTEM, user("2+2?")]
+    assert found["completion" if kind == "sft" else "chosen"] == "Four"
+    turns = 4 if "rejected" in row and len(row["chosen"]) > 1 else 2
+    assert source.facts(b"") == {"tools": {"turns": turns, "left_out": []}}
+    assert source.notes() == [f"{source.words}: {turns} turns of tools, or that call one, are ignored"]
+
+
+def test_rows_whose_answer_calls_a_tool_are_left_out_with_their_ids(tmp_path):
+    good = {"messages": [user("a"), assistant("b")]}
+    bad = [{"id": f"t{n}", "messages": [user("a"), CALL]} for n in range(6)] + [{"messages": [user("a"), CALL, RESULT]}]
+    as_jsonl(tmp_path / "a.jsonl", [good, *bad])
+    source = Source(tmp_path / "a.jsonl", "sft")
+    assert [row["_row"] for row in source.rows()] == [1]
+    left_out = [*(f"t{n}" for n in range(6)), f"{tmp_path / 'a.jsonl'}, line 8"]
+    assert source.facts(b"")["tools"] == {"turns": 8, "left_out": left_out}
+    assert source.notes()[1].endswith(
+        "7 rows are left out, whose answer calls a tool or is one's: t0, t1, t2, t3, t4, ..."
+    )
+
+
 def test_columns_of_ones_own_are_no_matter(tmp_path):
     """Not even those that are called as ours are."""
     row = {**ROWS[0], "turns": ["a"], "extra": {"b": None}, "_row": "seven", "_place": 3}
@@ -219,7 +262,12 @@ BAD = {
     "unpaired": (
         "pairs",
         {"prompt": "a", "completion": "b", "label": True},
-        "as KTO takes them, but DPO compares pairs",
+        r"unpaired rows \(prompt, completion, label\), as KTO .*needs the columns prompt, chosen and rejected: where a",
+    ),
+    "unpaired as SFT rows, the bad ones among them": (
+        "sft",
+        {"prompt": "a", "completion": "b", "label": False},
+        "unpaired rows .* Rows whose label is true may be SFT rows",
     ),
     "empty": ("sft", {"messages": []}, "line 1: column 'messages' is an empty conversation"),
     "no answer": ("sft", {"messages": [user("a")]}, "ends with a user turn, so there is no answer"),
@@ -227,7 +275,12 @@ BAD = {
     "only an answer": ("sft", {"messages": [assistant("a")]}, "there is no user turn before the answer"),
     "two users": ("sft", {"messages": [user("a"), user("b"), assistant("c")]}, "user and assistant do not take turns"),
     "late system": ("sft", {"messages": [user("a"), SYSTEM, assistant("c")]}, "user and assistant do not take turns"),
-    "a tool": ("sft", {"messages": [user("a"), {"role": "tool", "content": "b"}]}, "has the role 'tool'"),
+    "a tool": (
+        "sft",
+        {"messages": [user("a"), {"role": "tool", "content": "b"}]},
+        "no row is left.*1 rows are left out, whose answer calls a tool or is one's: .*one.jsonl, line 1",
+    ),
+    "an unknown role": ("sft", {"messages": [user("a"), {"role": "judge", "content": "b"}]}, "has the role 'judge'"),
     "no text": ("sft", {"messages": [user("a"), assistant(None)]}, "has a message without text"),
     "a picture": ("sft", {"messages": [user([{"type": "image"}]), assistant("b")]}, "has a message without text"),
     "not the same talk": (

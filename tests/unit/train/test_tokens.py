@@ -14,10 +14,12 @@ from tokenizers.models import BPE
 from arms.data.encoding import COMPLETIONS, GROUP, Encoder, TokenRows, read_tokens, write_tokens
 from arms.data.templates import check_answer
 from arms.data.tokens import control_tokens, load_tokenizer
+from arms.data.turns import CONTEXT
 from arms.job.files import UserError, sha256_bytes
 from arms.model.base_card import check_tokenizer
 from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
 from arms.scoring.logps import completion_batch, pair_batch
+from arms.training.sft import collate
 
 SIDES = ("prompt_ids", "chosen_ids", "rejected_ids")
 
@@ -502,3 +504,102 @@ def test_conversations_are_rendered_turn_by_turn(tokenizers):
         UserError, match=r"my\.jsonl, line 3: a conversation of several turns needs tokens\.template: chat"
     ):
         encode_rows([row], "sft", tokenizer, settings(template="Q: {prompt}"), "f")
+
+
+# --- conversations of which all answers are trained --------------------------------------------------------------
+
+TALK = [
+    {"role": "system", "content": "Be brief."},
+    {"role": "user", "content": "Say river."},
+    {"role": "assistant", "content": "river stone"},
+    {"role": "user", "content": "Say cloud."},
+    {"role": "assistant", "content": "cloud"},
+    {"role": "user", "content": "Both?"},
+]
+CONVERSATION = {**ROWS[0], "_turns": TALK, "_place": "my.jsonl, line 3", "completion": "river, cloud"}
+THINKS = CHATML.replace(
+    "message['content'] + '<|im_end|>'",
+    "(message['content'].split('</think>')[-1] if not loop.last else message['content']) + '<|im_end|>'",
+)
+
+
+def trained(tokenizer, row: dict) -> list[str]:
+    """The texts of a row's trained tokens, one for each run of them, as the trainer's own batch has them."""
+    batch = collate(tokenizer.pad_token_id)([row])["rows"]
+    runs, before = [], 0
+    for number, segment in zip(batch["target"][0].tolist(), batch["segment"][0].tolist(), strict=True):
+        if segment:
+            runs += [[]] if not before else []
+            runs[-1].append(number)
+        before = segment
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize("shape", ["smollm2", "qwen2-instruct", "llama3"])
+def test_all_answers_are_trained_on_the_same_tokens(tokenizers, shape):
+    tokenizer = tokenizers[shape]
+    (last,), _ = encode_rows([CONVERSATION], "sft", tokenizer, settings(), "f")
+    ((every,), _), (single,) = (
+        encode_rows([CONVERSATION], "sft", tokenizer, settings(assistant_turns="all"), "f"),
+        encode_rows([ROWS[0]], "sft", tokenizer, settings(assistant_turns="all"), "f")[0],
+    )
+    assert last["prompt_ids"] + last["completion_ids"] == every["prompt_ids"] + every["completion_ids"]
+    eos = tokenizer.eos_token
+    assert trained(tokenizer, last) == [f"river, cloud{eos}"]
+    assert trained(tokenizer, every) == [f"river stone{eos}", f"cloud{eos}", f"river, cloud{eos}"]
+    plain = encode_rows([ROWS[0]], "sft", tokenizer, settings(), "f")[0][0]
+    assert single == {**plain, CONTEXT: []}
+    assert last.keys() == plain.keys(), "a study that trains the last answer has the token file that it had"
+
+
+def test_each_trained_token_meets_what_a_generation_meets(tokenizers):
+    """The ids before an answer are those of the prompt that generation gives the model for it."""
+    tokenizer = tokenizers["smollm2"]
+    (row,), _ = encode_rows([CONVERSATION], "sft", tokenizer, settings(assistant_turns="all"), "f")
+    ids, first, spans = row["prompt_ids"] + row["completion_ids"], len(row["prompt_ids"]), row[CONTEXT]
+    starts = [first, *(first + end for end in spans[1::2])]
+    prompts = [{**ROWS[0], "_turns": TALK[:length], "_place": "x"} for length in (2, 4, 6)]
+    found, _ = encode_rows(prompts, "prompts", tokenizer, settings(), "f")
+    assert [ids[:start] for start in starts] == [prompt["prompt_ids"] for prompt in found]
+
+
+def test_a_template_that_renders_earlier_answers_otherwise_is_told(tmp_path):
+    tokenizer = load_tokenizer(make(tmp_path / "thinks", "smollm2", chat_template=THINKS))
+    (row,), _ = encode_rows([CONVERSATION], "sft", tokenizer, settings(assistant_turns="all"), "f")
+    assert len(row[CONTEXT]) == 4, "without reasoning nothing is left out"
+    talk = [*TALK[:2], {"role": "assistant", "content": "<think>so</think>river stone"}, *TALK[3:]]
+    words = (
+        r"my\.jsonl, line 3: in the whole conversation .* text and end of turn 3, an answer, otherwise than on its own"
+    )
+    with pytest.raises(UserError, match=words):
+        encode_rows([{**CONVERSATION, "_turns": talk}], "sft", tokenizer, settings(assistant_turns="all"), "f")
+    encode_rows([{**CONVERSATION, "_turns": talk}], "sft", tokenizer, settings(assistant_turns="last"), "f")
+
+
+def test_an_overlong_conversation_ends_with_an_answer_that_fits(tokenizers):
+    tokenizer = tokenizers["smollm2"]
+    asked = settings(assistant_turns="all", on_overlong="truncate")
+    (whole,), _ = encode_rows([CONVERSATION], "sft", tokenizer, asked, "f")
+    total, first = len(whole["prompt_ids"]) + len(whole["completion_ids"]), len(whole["prompt_ids"])
+    ends = [first + end for end in whole[CONTEXT][::2]]
+    eos = tokenizer.eos_token
+    for length, texts in [
+        (total, [f"river stone{eos}", f"cloud{eos}", f"river, cloud{eos}"]),
+        (total - 1, [f"river stone{eos}", f"cloud{eos}"]),
+        (ends[1], [f"river stone{eos}", f"cloud{eos}"]),
+        (ends[1] - 1, [f"river stone{eos}"]),
+        (ends[0], [f"river stone{eos}"]),
+    ]:
+        (row,), audit = encode_rows([CONVERSATION], "sft", tokenizer, {**asked, "max_length": length}, "f")
+        assert trained(tokenizer, row) == texts
+        assert len(row["prompt_ids"]) + len(row["completion_ids"]) <= length
+        assert audit["overlong"]["cut"] == ({"completion": 1} if length < total else {})
+    (row,), _ = encode_rows([CONVERSATION], "sft", tokenizer, {**asked, "max_length": ends[0] - 1}, "f")
+    assert row["completion_ids"][-1] == tokenizer.eos_token_id
+    assert len(row["prompt_ids"]) + len(row["completion_ids"]) == ends[0] - 1
+
+
+def test_context_goes_through_the_token_file(tokenizers, tmp_path):
+    rows, _ = encode_rows([ROWS[0], CONVERSATION], "sft", tokenizers["smollm2"], settings(assistant_turns="all"), "f")
+    write_tokens(tmp_path / "a.parquet", iter(rows))
+    assert list(read_tokens(tmp_path / "a.parquet")) == rows
