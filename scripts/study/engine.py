@@ -24,7 +24,7 @@ from snakemake.shell import shell
 from study import command, environment, slurm
 from study.checksums import portable
 from study.config import ConfigError, load, refuse_double_keys
-from study.datasets import DEVELOPMENT
+from study.datasets import DATA, DEVELOPMENT
 from study.hashes import Hashes
 from study.instructions import INSTRUCTIONS
 from study.ladder import Ladder
@@ -64,6 +64,8 @@ class Engine:
                 where += f" with --config {' '.join(given)}"
             self.study = load(config, home / "config" / "schema.yaml", where=where, home=home)
             self.require_version("snakemake", SNAKEMAKE)
+            if workflow.is_main_process and not READ_ONLY.intersection(sys.argv):
+                self.refuse_bad_data(where)
             os.environ.setdefault(PARTITION, "")
             self.resources = Resources(self.study.config, os.environ)
         self.ladder = Ladder(self.study)
@@ -84,6 +86,14 @@ class Engine:
                 self.take_what_outlived_its_driver()
             reruns = Reruns(self.study.results, Hashes(Path(".snakemake/sha256.json"), logger.info))
             self.planning = Planning(reruns, self.is_ours, self.planned, self.left_out)
+
+    def refuse_bad_data(self, where: str) -> None:
+        """ConfigError for what the first rows of a data file show already; a dry run tells it, too."""
+        from arms.data.head import refused
+
+        data = self.study.config["data"]
+        if found := refused({name: data[name] for name in DATA if name in data}):
+            raise ConfigError(f"{where}: {found}")
 
     def require_version(self, package: str, version: str) -> None:
         """WorkflowError if a package whose inside is reached is not of the version that this was written for."""

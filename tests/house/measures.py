@@ -14,7 +14,12 @@ FUNCTION, MODULE, RULES, SNAKEFILE = 60, 400, 500, 100  # lines at most: of each
 PACKAGES = ("study", "arms", "paired", "display")
 ROOMS = ("job", "model", "data", "scoring", "training", "memory")  # of arms; each imports only those before it
 # package: what it may import of the others
-SEES = {"study": ("paired.forecast",), "arms": ("study",), "paired": (), "display": ("study", "arms.job", "paired")}
+SEES = {
+    "study": ("paired.forecast", "arms.data.head"),
+    "arms": ("study",),
+    "paired": (),
+    "display": ("study", "arms.job", "paired"),
+}
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "bitsandbytes")
 DRIVER = ("snakemake", "snakemake_interface_executor_plugins", "yaml", "jsonschema")  # no other environment has them
 

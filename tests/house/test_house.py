@@ -34,7 +34,7 @@ BREAKS = {
         "against_the_direction",
         "scripts/study/runs.py",
         "import arms.job.files\n",
-        "study sees paired.forecast",
+        "study sees paired.forecast, arms.data.head",
     ),
     "paired sees study": (
         "against_the_direction",

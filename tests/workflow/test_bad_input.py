@@ -104,15 +104,30 @@ def test_what_the_command_line_changes_is_not_blamed_on_the_file(clone):
 
 @pytest.mark.parametrize("case", ROWS)
 def test_data(clone, case):
+    """A dry run tells it, without the programs' environments."""
+    (clone.folder / ".envs").unlink()
     name, change, message = ROWS[case]
     change_row(clone, name, change)
-    done = clone.snakemake("--cores", "2", "--until", "tokenize_data")
+    done = clone.snakemake("--dry-run")
     assert done.returncode != 0
+    assert f"config/smoke.yaml: data.{'sft' if name == 'sft' else 'pairs'}: config/data/{name}.jsonl, " in done.stdout
     assert message in done.stdout
     assert "Traceback" not in done.stdout
-    assert not (
-        clone.folder / "results" / "smoke" / "tokens" / f"{'sft' if name == 'sft' else 'train_pairs'}.parquet"
-    ).exists()
+    assert "Building DAG" not in done.stdout
+    assert not (clone.folder / "results").exists() or not list((clone.folder / "results").glob("smoke"))
+
+
+def test_what_no_head_shows_stops_it_before_tokens_are_made(clone):
+    path = clone.folder / "config" / "data" / "preferences.jsonl"
+    lines = path.read_text().splitlines()
+    lines[150] = put(lines[150], chosen="same", rejected="same")
+    path.write_text("\n".join(lines) + "\n")
+    assert clone.snakemake("--dry-run").returncode == 0
+    done = clone.snakemake("--cores", "2", "--until", "tokenize_data")
+    assert done.returncode != 0
+    assert "preferences.jsonl, line 151: 'chosen' and 'rejected' are the same" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert not (clone.folder / "results" / "smoke" / "tokens" / "train_pairs.parquet").exists()
 
 
 def test_a_heldout_prompt_that_is_trained_on(clone):

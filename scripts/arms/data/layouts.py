@@ -215,8 +215,8 @@ def recognise(row: dict, kind: str, source: str) -> str:
     if {"completion", "label"} <= row.keys() and (kind == "pairs" or isinstance(row["label"], bool)):
         raise UserError(
             f"{source}: unpaired rows (prompt, completion, label), as KTO takes them. Every objective here "
-            "(dpo.loss_type) compares two answers and needs the columns prompt, chosen and rejected: where a prompt has "
-            "a true and a false completion, write both into one row. Rows whose label is true may be SFT rows "
+            "(dpo.loss_type) compares two answers and needs the columns prompt, chosen and rejected: where a prompt "
+            "has a true and a false completion, write both into one row. Rows whose label is true may be SFT rows "
             "(data.sft), without that column"
         )
     if "hh" in found and (len(found) > 1 or "Human:" not in row["chosen"]):

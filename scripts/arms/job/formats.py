@@ -23,6 +23,22 @@ CHUNK = 2**20  # characters of a JSON array that are read at a time
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd"}  # suffix: first bytes
 BOM = b"\xef\xbb\xbf"
 SHARDS = ("*.parquet", "*.arrow", "*.jsonl", "*.jsonl.gz", "*.jsonl.zst")  # what a folder may hold; one kind counts
+KINDS = [  # what else a file may be: its first bytes, words, cure
+    (b"version https://git-lfs", "a Git LFS pointer, not the data itself", "run `git lfs pull` where it came from"),
+    (b"<!doctype", "a web page, perhaps of a login or an error", "download the file itself"),
+    (b"<html", "a web page, perhaps of a login or an error", "download the file itself"),
+    (b"PK\x03\x04", "a zip archive (or a spreadsheet)", "unpack it and name the file inside, or save it as CSV"),
+    (b"BZh", "compressed by bzip2", "unpack it, or compress it as .gz or .zst"),
+    (b"\xfd7zXZ", "compressed by xz", "unpack it, or compress it as .gz or .zst"),
+    (b"SQLite format 3", "an SQLite database", "export the table as CSV"),
+    (b"\x89PNG", "a picture", "name the file of the data"),
+    (b"\xff\xd8\xff", "a picture", "name the file of the data"),
+    (b"%PDF", "a PDF", "name the file of the data"),
+    (b"\x80\x04", "a Python pickle, which is never opened here", "save the rows as parquet or JSON Lines"),
+    (b"\x80\x05", "a Python pickle, which is never opened here", "save the rows as parquet or JSON Lines"),
+    (b"\xff\xfe", "text in UTF-16", "save it in UTF-8"),
+    (b"\xfe\xff", "text in UTF-16", "save it in UTF-8"),
+]
 READABLE = "JSON Lines, a JSON array (either also .gz or .zst), CSV, parquet or Arrow"
 
 
@@ -84,22 +100,47 @@ def _rows_of(path: Path) -> tuple[str, Iterator[tuple[int, object]]]:
         return "row", enumerate(_parquet(path), start=1)
     if head.startswith((b"ARROW1", b"\xff\xff\xff\xff")):
         return "row", enumerate(_arrow(path), start=1)
-    with _opened(path, head) as stream:
-        start = stream.read(4096).removeprefix(BOM).lstrip()[:1]
-    if start == b"[":
+    start = _beginning(path, head)
+    if start.startswith(b"["):
         return "row", enumerate(_json_array(path, head), start=1)
-    if start == b"{" or path.name.removesuffix(".gz").removesuffix(".zst").endswith((".jsonl", ".json", ".ndjson")):
+    if start.startswith(b"{") or not start:
         return "line", _json_lines(path, head)
+    for magic, words, cure in KINDS:
+        if start.lower().startswith(magic.lower()):
+            raise UserError(f"{path}: this is {words}; {cure}")
     if path.suffix in (".csv", ".tsv"):
         return "line", _csv(path)
-    raise UserError(f"{path}: no data that can be read: its first bytes are {head!r}; give {READABLE}")
+    raise UserError(f"{path}: {_unknown(path, start)}")
+
+
+def _beginning(path: Path, head: bytes) -> bytes:
+    """The first bytes of a text file, unpacked, from its first character on."""
+    try:
+        with _opened(path, head) as stream:
+            return stream.read(4096).removeprefix(BOM).lstrip()
+    except (EOFError, OSError, zlib.error) as error:
+        raise UserError(f"{path}: broken or cut short ({error}); copy it again") from None
+
+
+def _unknown(path: Path, start: bytes) -> str:
+    """What may be wrong with a file of no known kind, and the cure."""
+    if path.suffix in (".parquet", ".arrow", ".feather"):
+        return f"no {path.suffix[1:]} file, whatever its name says: it begins with {start[:16]!r}; give {READABLE}"
+    line = start.split(b"\n", 1)[0].strip()
+    text = line.decode("utf-8", "replace")[:60]
+    if line.isascii() and b"," in line and path.suffix not in COMPRESSED:
+        return f"no JSON: its first line is {text!r}. If that is a line of column names, rename the file to *.csv"
+    return f"no data that can be read: it begins with {text!r}; give {READABLE}"
 
 
 def _opened(path: Path, head: bytes) -> BinaryIO:
     """The bytes of a text file, unpacked."""
     suffix = next((suffix for suffix, magic in COMPRESSED.items() if head.startswith(magic)), "")
     if path.suffix in COMPRESSED and path.suffix != suffix:
-        raise UserError(f"{path}: not compressed as its name says (it begins with {head!r}); rename or compress it")
+        found = "JSON" if head.removeprefix(BOM).lstrip()[:1] in (b"{", b"[") else f"a file that begins with {head!r}"
+        raise UserError(
+            f"{path}: not compressed as its name says, but {found}; name it {path.with_suffix('').name}, or compress it"
+        )
     if suffix == ".gz":
         return gzip.open(path)  # type: ignore[return-value]
     if suffix == ".zst":
@@ -184,6 +225,10 @@ def _csv(path: Path) -> Iterator[tuple[int, object]]:
 
 
 def _parquet(path: Path) -> Iterator[dict]:
+    with path.open("rb") as stream:
+        stream.seek(-4, 2)
+        if stream.read() != b"PAR1":
+            raise UserError(f"{path}: a parquet file that is cut short: its last bytes are missing; copy it again")
     import pyarrow
     import pyarrow.parquet
 
