@@ -1,7 +1,7 @@
 """The head of each data file, read before anything runs: what of it would be refused, in the environment that there is.
 
-Snakemake's own environment has no pyarrow: of parquet and Arrow files only the first and last bytes are looked at there.
-A data set on the hub is not looked for. What takes all rows, or the graders, is for rule check_data.
+Snakemake's own environment has no pyarrow: of parquet and Arrow files only first and last bytes are looked at there. A
+data set on the hub is not looked for. What takes all rows, or the graders, is for rule check_data.
 """
 
 from __future__ import annotations

@@ -1,92 +1,12 @@
 """Layouts that people's data have: each gives the rows of our own layout, in every format that can hold it."""
 
-import gzip
-import json
 import os
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from layouts import FORMATS, PAIRS, ROWS, SFT, as_jsonl, as_parquet, assistant, is_flat, user
 
 from arms.data.sources import Source, read_checked
 from arms.job.files import UserError
-
-ROWS = [
-    {"prompt": f"Name the {n}th river.\nBriefly.", "chosen": f"It is called {n}.", "rejected": f"No idea, {n}!"}
-    for n in range(20)
-]
-
-
-def user(text):
-    return {"role": "user", "content": text}
-
-
-def assistant(text):
-    return {"role": "assistant", "content": text}
-
-
-PAIRS = {
-    "text": lambda p, c, r: {"prompt": p, "chosen": c, "rejected": r},
-    "question": lambda p, c, r: {"system": "", "question": p, "chosen": c, "rejected": r},
-    "hh": lambda p, c, r: {
-        side: f"\n\nHuman: {p}\n\nAssistant: {text}" for side, text in (("chosen", c), ("rejected", r))
-    },
-    "messages": lambda p, c, r: {
-        side: [user(p), assistant(text)] for side, text in (("chosen", c), ("rejected", r))
-    },
-    "messages, prompt before": lambda p, c, r: {
-        "prompt": [user(p)], "chosen": [assistant(c)], "rejected": [assistant(r)],
-    },
-    "messages, prompt as text": lambda p, c, r: {"prompt": p, "chosen": [assistant(c)], "rejected": [assistant(r)]},
-    "ultrafeedback": lambda p, c, r: {
-        "prompt": p, "prompt_id": "x", "messages": [user(p), assistant(c)], "score_chosen": 8.0, "score_rejected": 3.5,
-        "chosen": [user(p), assistant(c)], "rejected": [user(p), assistant(r)],
-    },
-    "argilla": lambda p, c, r: {
-        "source": "evol", "prompt": p, "chosen-rating": 5.0, "chosen-model": "a", "rejected-rating": 1.0,
-        "chosen": [user(p), assistant(c)], "rejected": [user(p), assistant(r)],
-    },
-    "sharegpt": lambda p, c, r: {
-        side: [{"from": "human", "value": p}, {"from": "gpt", "value": text}]
-        for side, text in (("chosen", c), ("rejected", r))
-    },
-    "parts": lambda p, c, r: {
-        side: [user([{"type": "text", "text": p}]), assistant([{"type": "text", "text": text}])]
-        for side, text in (("chosen", c), ("rejected", r))
-    },
-}  # fmt: skip
-SFT = {
-    "text": lambda p, c: {"prompt": p, "completion": c},
-    "messages": lambda p, c: {"messages": [user(p), assistant(c)], "tools": None},
-    "ultrachat": lambda p, c: {"prompt": p, "prompt_id": "x", "messages": [user(p), assistant(c)]},
-    "sharegpt": lambda p, c: {"conversations": [{"from": "human", "value": p}, {"from": "gpt", "value": c}]},
-    "alpaca": lambda p, c: {"instruction": p, "input": "", "output": c},
-}
-
-
-def as_jsonl(path, rows):
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def as_gz(path, rows):
-    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
-
-
-def as_array(path, rows):
-    path.write_text(json.dumps(rows))
-
-
-def as_parquet(path, rows):
-    pq.write_table(pa.Table.from_pylist(rows), path)
-
-
-def as_shards(path, rows):
-    path.mkdir()
-    for number, part in enumerate((rows[:7], rows[7:])):
-        pq.write_table(pa.Table.from_pylist(part), path / f"{number}.parquet")
-
-
-FORMATS = {"a.jsonl": as_jsonl, "a.jsonl.gz": as_gz, "a.json": as_array, "a.parquet": as_parquet, "shards": as_shards}
 
 
 def content(path, kind):
@@ -96,6 +16,8 @@ def content(path, kind):
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("layout", PAIRS)
 def test_pairs_of_every_layout_and_format_are_the_same(tmp_path, layout, format_):
+    if format_ == "a.csv" and not is_flat(PAIRS[layout]("p", "c", "r")):
+        return
     as_jsonl(tmp_path / "ours.jsonl", ROWS)
     FORMATS[format_](tmp_path / format_, [PAIRS[layout](*row.values()) for row in ROWS])
     found = content(tmp_path / format_, "pairs")
@@ -107,6 +29,8 @@ def test_pairs_of_every_layout_and_format_are_the_same(tmp_path, layout, format_
 @pytest.mark.parametrize("format_", FORMATS)
 @pytest.mark.parametrize("layout", SFT)
 def test_sft_rows_of_every_layout_and_format_are_the_same(tmp_path, layout, format_):
+    if format_ == "a.csv" and not is_flat(SFT[layout]("p", "c")):
+        return
     rows = [(row["prompt"], row["chosen"]) for row in ROWS]
     as_jsonl(tmp_path / "ours.jsonl", [SFT["text"](*row) for row in rows])
     FORMATS[format_](tmp_path / format_, [SFT[layout](*row) for row in rows])
