@@ -1,6 +1,7 @@
 """The study as plain Python: configuration, runs, settings, requests, and the command line of a rule's program."""
 
 import copy
+import re
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,6 +96,23 @@ def test_data_files_are_looked_for_in_the_repository_too(smoke, tmp_path, monkey
     with pytest.raises(ConfigError, match=r"data\.sft: no such file"):
         load(smoke, SCHEMA)
     assert load(smoke, SCHEMA, home=ROOT).config["data"]["sft"] == str(ROOT / smoke["data"]["sft"])
+
+
+def test_the_examples_of_splits_and_mixtures_are_configurations(smoke, tmp_path, monkeypatch):
+    """Those of config/README.md; the examples of Your own data are run by tests/workflow/test_own_data.py."""
+    text = (ROOT / "config" / "README.md").read_text()
+    sections = text.split("## Samples and mixtures")[1].split("## Several recipes")[0]
+    examples = [yaml.safe_load(example)["data"] for example in re.findall(r"```yaml\n(.*?)```", sections, re.DOTALL)]
+    assert len(examples) == 2
+    for path in ("my/sft.jsonl", "my/pairs.jsonl", "a.jsonl", "b.csv"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_text("")
+    monkeypatch.chdir(tmp_path)
+    for example in examples:
+        asked = {**smoke["data"], **example}
+        if "heldout" in example:
+            del asked["heldout_pairs"]
+        assert load({**smoke, "data": asked}, SCHEMA, home=ROOT).sets["pairs"]
 
 
 def test_a_split_is_a_part_of_each_data_set_that_it_touches(smoke):

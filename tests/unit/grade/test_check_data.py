@@ -248,6 +248,21 @@ def test_bad_rows_are_refused(study, name, rows, words):
     assert not (study.folder / "sft.parquet").exists()
 
 
+def test_a_tenth_of_the_pairs_without_a_difference_is_one_message(study):
+    rows = [
+        {
+            "prompt": f"Tell me about place {n}.",
+            "chosen": f"It is {n}.",
+            "rejected": f"It is {n}." if n % 10 == 0 else "No.",
+        }
+        for n in range(200)
+    ]
+    assert study.check("pairs", pairs=rows).stderr == (
+        "error: pairs.jsonl, 20 times: line 1, line 11, line 21, line 31, line 41, and 15 more: "
+        "'chosen' and 'rejected' are the same; remove the row or give it another answer\n"
+    )
+
+
 def test_all_kinds_of_faults_are_named_at_once(study):
     rows = changed("sft", 0, completion="") + [{**row, "id": f"x{row['id']}", "prompt": 3} for row in sft_rows()]
     done = study.check("sft", sft=rows)

@@ -1,6 +1,7 @@
 """Layouts that people's data have: each gives the rows of our own layout, in every format that can hold it."""
 
 import os
+import re
 
 import pytest
 from layouts import FORMATS, PAIRS, ROWS, SFT, as_jsonl, as_parquet, assistant, is_flat, user
@@ -223,6 +224,16 @@ BAD = {
         "line 2: column 'messages' is missing or not as in the rows before",
     ),
 }
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, 7])
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+def test_a_column_of_a_table_that_holds_no_text(tmp_path, value, suffix):
+    path = tmp_path / f"a.{suffix}"
+    FORMATS[f"a.{suffix}"](path, [ROWS[0] | {"chosen": value}])
+    words = "is empty (null)" if value is None else f"must be str, found {type(value).__name__} '{value}'"
+    with pytest.raises(UserError, match=re.escape(f"{path}, row 1: column 'chosen' {words}")):
+        list(read_checked(path, "pairs"))
 
 
 @pytest.mark.parametrize("case", BAD)

@@ -506,6 +506,20 @@ def test_conversations_are_rendered_turn_by_turn(tokenizers):
         encode_rows([row], "sft", tokenizer, settings(template="Q: {prompt}"), "f")
 
 
+def test_a_prompt_of_100_000_tokens(tokenizers):
+    """Held out it stops the study with its row; in training it is left out and counted, or so told."""
+    rows = [{**ROWS[0], "_place": f"my.jsonl, line {number}", "_row": number} for number in (1, 2)]
+    rows[1]["prompt"] = "river stone " * 50_000
+    tokenizer = tokenizers["smollm2"]
+    words = r"1 rows are longer than tokens.max_length = 512 tokens \(my\.jsonl, line 2; {'prompt': 1}\); raise"
+    with pytest.raises(UserError, match=words):
+        encode_rows(rows, "pairs", tokenizer, settings(), "f")
+    for action in ("drop", "truncate"):
+        kept, audit = encode_rows(rows, "pairs", tokenizer, settings(on_overlong=action), "f")
+        assert [row["id"] for row in kept] == [rows[0]["id"]]
+        assert (audit["overlong"]["rows"], audit["overlong"]["by_side"]) == ([2], {"prompt": 1})
+
+
 # --- conversations of which all answers are trained --------------------------------------------------------------
 
 TALK = [
