@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from arms.data.encoding import COMPLETIONS, Encoder, take_in_turn, write_tokens
+from arms.data.leakage import digest, normalise
 from arms.data.sources import read_checked
 from arms.data.templates import check_answer
 from arms.data.tokens import load_tokenizer
+from arms.data.turns import not_held_out
 from arms.job.files import exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
@@ -59,6 +61,9 @@ def main() -> None:
     encoder = Encoder(args.kind, tokenizer, settings, args.data)
     categories = (row["category"] for row in read_checked(args.data, args.kind))
     chosen = take_in_turn(read_checked(args.data, args.kind), settings["rows"], categories)
+    if settings.get("assistant_turns") == "all":
+        prompts = (row["prompt"] for path in args.beside for row in read_checked(path, DATA[Path(path).stem]))
+        chosen = not_held_out(chosen, {digest(normalise(prompt)) for prompt in prompts})
     write_tokens(args.tokens, encoder.rows(counted(job, chosen, "rows tokenised")))
     audit = encoder.audit()
     write_json(args.audit, audit)

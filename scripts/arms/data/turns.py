@@ -7,9 +7,11 @@ in turn, [start, end, start, end, ...]. The trained tokens of a turn are its own
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from arms.data.leakage import digest, normalise
 from arms.data.tokens import encode_completions, encode_prompts
 from arms.job.files import UserError
 
@@ -48,6 +50,23 @@ def train_all_turns(tokenizer: PreTrainedTokenizerBase, row: dict, encoded: dict
     between = pairwise(answers)
     encoded[CONTEXT] = [place - first for (_, end), (start, _) in between for place in (end, start)]
     encoded["prompt_ids"], encoded["completion_ids"] = whole[:first], whole[first:]
+
+
+def not_held_out(rows: Iterable[dict], heldout: set[bytes]) -> Iterator[dict]:
+    """The rows; UserError for one of which an earlier prompt is held out, since its answer is trained, too.
+
+    heldout: digests of normalised prompts (`arms.data.leakage`). Rule check_data compares whole conversations.
+    """
+    for row in rows:
+        spoken: list[str] = []
+        for number, turn in enumerate(row.get("_turns") or []):
+            if turn["role"] == "assistant" and digest(normalise("\n\n".join(spoken))) in heldout:
+                raise UserError(
+                    f"{row['_place']}: the prompt before turn {number + 1} is held out, and tokens.assistant_turns: all"
+                    " would train its answer; remove it from one of the two, or set last"
+                )
+            spoken += [turn["content"]] if turn["role"] != "system" else []
+        yield row
 
 
 def keep_whole_answers(encoded: dict, room: int) -> None:

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
 from arms.data.encoding import COMPLETIONS, GROUP, Encoder, TokenRows, read_tokens, write_tokens
+from arms.data.leakage import digest, normalise
 from arms.data.templates import check_answer
 from arms.data.tokens import control_tokens, load_tokenizer
-from arms.data.turns import CONTEXT
+from arms.data.turns import CONTEXT, not_held_out
 from arms.job.files import UserError, sha256_bytes
 from arms.model.base_card import check_tokenizer
 from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
@@ -611,6 +612,16 @@ def test_an_overlong_conversation_ends_with_an_answer_that_fits(tokenizers):
     (row,), _ = encode_rows([CONVERSATION], "sft", tokenizer, {**asked, "max_length": ends[0] - 1}, "f")
     assert row["completion_ids"][-1] == tokenizer.eos_token_id
     assert len(row["prompt_ids"]) + len(row["completion_ids"]) == ends[0] - 1
+
+
+def test_an_earlier_prompt_that_is_held_out_is_told():
+    """Of the conversation as a whole rule check_data tells it."""
+    held = [{digest(normalise(text))} for text in ("say  RIVER.", "Say river.\n\nriver stone\n\nSay cloud.")]
+    for heldout, turn in zip(held, (3, 5), strict=True):
+        words = rf"my\.jsonl, line 3: the prompt before turn {turn} is held out, and tokens.assistant_turns: all would"
+        with pytest.raises(UserError, match=words):
+            list(not_held_out([CONVERSATION], heldout))
+    assert list(not_held_out([CONVERSATION], {digest("be brief."), digest("say cloud.")})) == [CONVERSATION]
 
 
 def test_context_goes_through_the_token_file(tokenizers, tmp_path):
