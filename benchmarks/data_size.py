@@ -1,21 +1,26 @@
-"""What checking and tokenising large data costs: seconds and peak memory of the two programs on made-up pairs.
+"""What checking and tokenising large data costs: time and memory of the two programs on made-up pairs.
 
     .envs/train/bin/python benchmarks/data_size.py --pairs 100000 --heldout 1000 --model results/smoke/model/model.json
 
 The pairs are drawn with a seed: 1.2 KB each, half of the prompts with a long beginning that they share with others, as
 system prompts and few-shot examples do. One in a hundred held-out prompts is a training prompt with one word changed,
-so how many near-duplicates must be found is known.
+so how many near-duplicates must be found is known. Memory is that of a program and its processes together, what they
+share counted once (PSS), sampled twice a second.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import random
 import re
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,11 +39,14 @@ def main() -> None:
         sources = {name: f"{name}.jsonl" for name in ("sft", "pairs", "heldout_pairs", "heldout_prompts")}
         size = (folder / "pairs.jsonl").stat().st_size / 1e6
         print(f"{args.pairs} pairs, {size:.0f} MB; {args.heldout} held-out pairs, {near} of them near-duplicates")
-        for data in ("pairs", "heldout_pairs"):
+        for data in ("sft", "pairs", "heldout_pairs"):
             flags = ["--data", sources[data], "--sources", json.dumps(sources), "--audit", f"{data}.json"]
+            flags += ["--trained", "sft.parquet", "pairs.parquet"] if data == "heldout_pairs" else []
             run(folder, "grade", "check_data", {"data": data}, {}, [*flags, "--rows", f"{data}.parquet"])
             found = json.loads((folder / f"{data}.json").read_text(encoding="utf-8"))["near_duplicates"]
             print(f"    {len(found)} near-duplicates found")
+        flags = ["--heldout", "heldout_pairs.parquet", "--prompts", "prompts.parquet", "--audit", "p.json"]
+        run(folder, "grade", "list_heldout", {}, {}, flags)
         if not args.model:
             return
         tokens = {"template": "{prompt}\n", "system_prompt": None, "max_length": 4096, "on_overlong": "error"}
@@ -61,12 +69,34 @@ def run(folder: Path, environment: str, rule: str, wildcards: dict, settings: di
     job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": settings})
     python = ROOT / ".envs" / environment / "bin" / "python"
     command = [str(python), str(ROOT / "scripts" / f"{rule}.py"), "--job", job, "--manifest", "m.json", *flags]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(done.stderr)
-    manifest = json.loads((folder / "m.json").read_text(encoding="utf-8"))
+    before, began, peak = cpu_seconds(), time.monotonic(), 0
+    with (folder / "log.txt").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log)
+        while process.poll() is None:
+            peak = max(peak, pss_mib(process.pid))
+            time.sleep(0.5)
+    if process.returncode:
+        sys.exit((folder / "log.txt").read_text(encoding="utf-8"))
+    wall, load = time.monotonic() - began, os.getloadavg()[0]
     what = " ".join([rule, *wildcards.values()])
-    print(f"{what}: {manifest['wall_seconds']:.0f} s, {manifest['peak_rss_mib']} MiB", flush=True)
+    print(f"{what}: {wall:.0f} s, {cpu_seconds() - before:.0f} s of CPU time, {peak} MiB (load {load:.0f})", flush=True)
+
+
+def cpu_seconds() -> float:
+    """User and system time of all processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def pss_mib(pid: int) -> int:
+    """Memory of a process and those that it started, in MiB; what has just ended counts as none."""
+    total = 0
+    with contextlib.suppress(OSError):
+        rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
+        total += int(re.search(r"^Pss: *([0-9]+)", rollup, re.MULTILINE)[1]) // 1024
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            total += sum(map(pss_mib, map(int, (task / "children").read_text(encoding="utf-8").split())))
+    return total
 
 
 def make(folder: Path, pairs: int, heldout: int) -> int:

@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args()
 
-    from arms.data.encoding import TokenRows
+    from arms.data.token_rows import TokenRows
     from arms.model.cpu import set_cpu
     from arms.scoring.policy import load_policy
     from arms.scoring.tables import score

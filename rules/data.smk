@@ -1,7 +1,8 @@
 """The data: checked as text and written in one layout, then turned into token ids once for all arms.
 
-Each job owns one file and looks at the others, so that whatever would stop the study later stops it before it trains.
-These are `ancient`: another held-out prompt is no reason to train again. The checks run where the graders are.
+Each job owns one file and looks at the other side: held-out rows must not be trained on. Tokenising, and so all training,
+waits for every check. These inputs are `ancient`: another held-out prompt is no reason to train again. The checks run
+where the graders are.
 """
 
 
@@ -10,6 +11,7 @@ rule check_data:
     input:
         data=lambda wildcards: study.data_files(wildcards.data),
         beside=ancient(lambda wildcards: study.beside(wildcards.data)),
+        trained=ancient(lambda wildcards: study.trained_beside(wildcards.data)),
     output:
         rows="<results>/data/{data}.parquet",
         audit="<results>/data/{data}.audit.json",
@@ -20,6 +22,8 @@ rule check_data:
         "<benchmarks>/check_data/{data}.tsv"
     conda:
         "../envs/grade.yaml"
+    resources:
+        **resources.of_data(),
     params:
         **program("check_data", "grade", settings.source, **study.checked),
     shell:
@@ -48,6 +52,7 @@ rule tokenize_data:
         model="<results>/model/model.json",
         data=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset]}.parquet",
         beside=ancient(lambda wildcards: study.heldout_beside(wildcards.dataset)),
+        checked=ancient(lambda wildcards: study.checked_before(wildcards.dataset)),
         rung=lambda wildcards: ladder.token_rungs(wildcards.dataset),
     output:
         tokens="<results>/tokens/{dataset}.parquet",
@@ -61,7 +66,7 @@ rule tokenize_data:
         "../envs/train.yaml"
     threads: 2
     resources:
-        runtime=60,
+        **resources.of_data(),
     params:
         **program("tokenize_data", "train", settings.tokens, kind=settings.kind, ahead=settings.ahead),
     shell:

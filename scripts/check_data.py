@@ -5,14 +5,16 @@
         --data config/data/preferences.jsonl --rows results/demo/data/pairs.parquet \
         --audit results/demo/data/pairs.audit.json --manifest ...
 
-Every such job looks at all data files, since whichever comes first must stop before training what any of them has
-wrong: bad rows, held-out prompts that are trained on or cannot be graded, fewer rows than a batch. Each writes the
-table of its own file alone, and only that file makes it run again. Nothing is mended or dropped.
+Bad rows stop the study, and so do held-out prompts that are trained on or cannot be graded, and fewer rows than a
+batch. A job about training data also reads the held-out files; one about held-out data looks into the checked tables of
+what is trained on. Each writes the table of its own file alone, and only that file makes it run again. Training waits
+for all of them. Nothing is mended or dropped.
 """
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from arms.data.checks import Checker
 from arms.data.graders import Graders
@@ -27,7 +29,8 @@ def main() -> None:
     """Read all, compare, describe and write one."""
     parser = JobParser(__doc__)
     parser.input("data", nargs="*", default=[], help="the files of the data set that this job is about")
-    parser.input("beside", nargs="*", default=[], recorded=False, help="the other data sets, which are looked at")
+    parser.input("beside", nargs="*", default=[], recorded=False, help="the held-out files, which are looked at")
+    parser.input("trained", nargs="*", default=[], recorded=False, help="checked tables of the training data")
     parser.output("rows", help="its rows in the layout of a checked table, parquet (output)")
     parser.output("audit", help="what was found, as JSON (output)")
     parser.input("graders", default=None, recorded=False, help="Python file with the graders of held-out prompts")
@@ -37,8 +40,9 @@ def main() -> None:
     job = Job(args)
 
     name = job.wildcards["data"]
+    trained = {Path(path).stem: path for path in args.trained}
     with Graders(args.graders) as graders:
-        checker = Checker(args.sources, args.least, graders, job)
+        checker = Checker(args.sources, trained, args.least, graders, job)
         checker.read_all(name, args.rows)
     table, near = checker.tables[name], checker.near()
     told = (

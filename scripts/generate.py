@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.job.files import atomic_path, exit_with_message, sha256_file
 from arms.job.manifest import Job
 from arms.job.program import JobParser

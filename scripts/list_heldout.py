@@ -10,6 +10,8 @@ prompt_id, prompt_sha256, category, cluster_id, split; all strings, sorted by pr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from arms.data.leakage import normalise
@@ -18,6 +20,7 @@ from arms.job.formats import read_rows
 from arms.job.manifest import Job
 from arms.job.program import JobParser
 
+BATCH = 10_000  # rows that are Python objects at a time
 COLUMNS = ("prompt_id", "prompt_sha256", "category", "cluster_id", "split")
 
 
@@ -30,11 +33,9 @@ def main() -> None:
     args = parser.parse_args()
     job = Job(args)
 
-    entries = [entry(row) for path in args.heldout for row in read_rows(path)]
-    clusters = len({row["cluster_id"] for row in entries})
-    write_prompts(sorted(entries, key=lambda row: row["prompt_id"]), args.prompts)
-    write_json(args.audit, {"schema": 2, "rows": len(entries), "clusters": clusters})
-    job.say(f"{len(entries)} held-out rows in {clusters} clusters")
+    rows, clusters = write_prompts((entry(row) for path in args.heldout for row in read_rows(path)), args.prompts)
+    write_json(args.audit, {"schema": 2, "rows": rows, "clusters": clusters})
+    job.say(f"{rows} held-out rows in {clusters} clusters")
     job.finish(clusters=clusters)
 
 
@@ -49,14 +50,23 @@ def entry(row: dict) -> dict[str, str]:
     return dict(zip(COLUMNS, (row["id"], digest, row["category"], cluster, "heldout"), strict=True))
 
 
-def write_prompts(entries: list[dict[str, str]], path: str) -> None:
-    """Write the entries as parquet, every column a string that is never null."""
+def write_prompts(entries: Iterator[dict[str, str]], path: str) -> tuple[int, int]:
+    """Write the entries as parquet, sorted, every column a string that is never null; returns rows and clusters.
+
+    In memory they are Arrow's strings, not Python's.
+    """
     import pyarrow as pa
+    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     schema = pa.schema([pa.field(name, pa.string(), nullable=False) for name in COLUMNS])
+    batches = []
+    while batch := list(islice(entries, BATCH)):
+        batches.append(pa.RecordBatch.from_pylist(batch, schema=schema))
+    table = pa.Table.from_batches(batches, schema=schema).sort_by("prompt_id")
     with atomic_path(path) as temporary:
-        pq.write_table(pa.Table.from_pylist(entries, schema=schema), temporary)
+        pq.write_table(table, temporary)
+    return table.num_rows, pc.count_distinct(table["cluster_id"]).as_py()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ On the training pairs the result is a reference table; on the held-out pairs it 
 
 from __future__ import annotations
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.job.files import exit_with_message
 from arms.job.manifest import Job
 from arms.job.program import JobParser

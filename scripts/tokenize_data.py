@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from arms.data.encoding import COMPLETIONS, Encoder, take_in_turn, write_tokens
+from arms.data.encoding import COMPLETIONS, Encoder, take_in_turn
 from arms.data.leakage import digest, normalise
 from arms.data.sources import read_checked
-from arms.data.templates import check_answer
+from arms.data.token_rows import write_tokens
 from arms.data.tokens import load_tokenizer
 from arms.data.turns import not_held_out
 from arms.job.files import exit_with_message, write_json
@@ -42,6 +43,7 @@ def main() -> None:
     parser.output("audit", help="what was found, JSON (output)")
     parser.add_argument("--kind", required=True, choices=sorted(COMPLETIONS), help="which columns the rows have")
     parser.input("beside", nargs="*", default=[], recorded=False, help="checked held-out tables, to look at")
+    parser.input("checked", nargs="*", default=[], recorded=False, help="checked tables of all data: these come first")
     parser.add_argument(
         "--ahead",
         type=json.loads,
@@ -49,7 +51,7 @@ def main() -> None:
         metavar="JSON",
         help="the rows of each that are used: {data set: number}",
     )
-    parser.add_argument("--threads", type=int, default=1, help="threads of the tokenizer")
+    parser.add_argument("--threads", type=int, default=1, help="threads, or processes, of the tokenizer")
     args = parser.parse_args()
     job = Job(args)
     os.environ |= {"TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": str(args.threads)}
@@ -64,11 +66,12 @@ def main() -> None:
     if settings.get("assistant_turns") == "all":
         prompts = (row["prompt"] for path in args.beside for row in read_checked(path, DATA[Path(path).stem]))
         chosen = not_held_out(chosen, {digest(normalise(prompt)) for prompt in prompts})
-    write_tokens(args.tokens, encoder.rows(counted(job, chosen, "rows tokenised")))
+    make = partial(encoder_of, args.model, args.kind, settings, args.data)
+    write_tokens(args.tokens, encoder.tables(counted(job, chosen, "rows tokenised"), args.threads, make))
     audit = encoder.audit()
     write_json(args.audit, audit)
-    if warning := check_answer(tokenizer, settings):
-        job.say(warning)
+    for told in audit["template"]:
+        job.say(told)
     lengths = ", ".join(f"{name} {q['median']} (at most {q['max']})" for name, q in audit["tokens"].items())
     job.say(f"{audit['kept']} of {audit['rows']} rows kept; median tokens: {lengths}")
     overlong = audit["overlong"]
@@ -79,6 +82,12 @@ def main() -> None:
             f"{audit['rows'] - audit['kept']} left out, {sum(overlong['cut'].values())} completions cut"
         )
     job.finish(rows=audit["kept"])
+
+
+def encoder_of(model: str, kind: str, settings: dict, source: str) -> Encoder:
+    """The encoder of a process beside this one, whose tokenizer has no threads."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    return Encoder(kind, load_tokenizer(model), settings, source)
 
 
 def look_ahead(path: str, limit: int | None, tokenizer: PreTrainedTokenizerBase, settings: dict) -> None:

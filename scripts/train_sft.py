@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
 from arms.job import processes
 from arms.job.files import UserError, exit_with_message, read_json, sha256_file

@@ -39,6 +39,7 @@ def data_audit(paths: list[str]) -> dict:
     except KeyError as error:
         found = sorted(f"{folder}/{name}" for folder, names in audits.items() for name in names)
         raise UserError(f"--audits: {error} is missing; found {', '.join(found)}") from None
+    told = [line for row in rows for line in row["warnings"]]
     return {
         "rows": rows,
         "categories": sorted({category for row in rows for category in row["categories"]}),
@@ -47,7 +48,7 @@ def data_audit(paths: list[str]) -> dict:
         "heldout_pairs": data["heldout_pairs"],
         "heldout_clusters": data["prompts"]["clusters"],
         "near_duplicates": sum(len(data[name]["near_duplicates"]) for name in HELDOUT if name in data),
-        "warnings": [*data["sft"]["warnings"], *data["pairs"]["warnings"]],
+        "warnings": [*told, *dict.fromkeys(line for row in rows for line in row["tokens"].get("template", []))],
     }
 
 

@@ -22,7 +22,7 @@ import yaml
 from study.base_files import data_files
 from study.checksums import portable
 from study.data_config import checked_data, data_sets
-from study.datasets import DATASETS, DEVELOPMENT, HELDOUT, TRAINED
+from study.datasets import DATASETS, DEVELOPMENT, HELDOUT, TRAINED, UNTRAINED
 from study.errors import ConfigError
 from study.runs import Run
 from study.vocabulary import DPO_ARMS, METRICS, OF_ANSWERS
@@ -140,9 +140,19 @@ class Study:
         return files + self.graders if "heldout_prompts" in names else files
 
     def beside(self, data: str) -> list[str]:
-        """The data files that a check looks at beside its own."""
+        """The held-out files that a check looks at beside its own."""
         own = self.data_files(data)
-        return [path for path in dict.fromkeys(self.data_files(*self.data)) if path not in own]
+        return [path for path in dict.fromkeys(self.data_files(*self.heldout)) if path not in own]
+
+    def trained_beside(self, data: str) -> list[str]:
+        """The checked tables that the check of held-out data looks at: of what is trained on."""
+        trained = [DATASETS[dataset] for dataset in TRAINED.values()] if data in UNTRAINED else []
+        return [f"<results>/data/{name}.parquet" for name in trained]
+
+    def checked_before(self, dataset: str) -> list[str]:
+        """The checked tables that tokenising waits for beside those that it reads, so that all checks come first."""
+        tables = (f"<results>/data/{name}.parquet" for name in self.data if name != DATASETS[dataset])
+        return [path for path in tables if path not in self.heldout_beside(dataset)]
 
     def heldout_beside(self, dataset: str) -> list[str]:
         """The held-out tables that tokenising a training set also tries to tokenise."""

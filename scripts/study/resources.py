@@ -56,6 +56,21 @@ class Resources:
 
         return {"gpu": gpus, "mem_mb": mem_mb, "runtime": runtime, **(self.site if gpus else {})}
 
+    @staticmethod
+    def of_data() -> dict[str, object]:
+        """Of a job that reads data row by row, by the size of its files; benchmarks/data_size.py measures the need.
+
+        Memory grows with the rows, of which compressed files hold several times as many.
+        """
+
+        def mem_mb(wildcards, input, attempt):
+            return int(max(4000, 2000 + 1.5 * input.size_mb) * attempt)
+
+        def runtime(wildcards, input, attempt):
+            return int((60 + input.size_mb / 10) * attempt)
+
+        return {"mem_mb": mem_mb, "runtime": runtime}
+
     def asked(self, retries: int) -> dict[str, dict[str, dict]]:
         """What an ordinary job, and one that runs the model on a GPU, ask for in their first and last attempt."""
         kinds: dict[str, dict[str, object]] = {"cpu": {"gpu": 0, "mem_mb": 4000, "runtime": 60, "threads": 1}}

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from arms.data.leakage import digest, normalise
+from arms.data.leakage import Prompt, digest
 from arms.data.rows import TEXTS, BadRow, whole_prompt
 from arms.data.sources import DataSet
 from arms.job.files import UserError
@@ -21,7 +21,7 @@ from arms.job.files import UserError
 SHOWN = 5  # offending lines in a message
 MOST_KINDS = 20  # of findings, at which reading stops
 Rows = int | tuple[int, ...]  # the index of a row, or of rows that belong together
-Each = Callable[[dict, str], None]
+Each = Callable[[dict, Prompt], None]
 Check = Callable[[dict], None]
 
 
@@ -33,7 +33,7 @@ class Table:
     """
 
     def __init__(self, source: DataSet, each: Sequence[Each], checks: Sequence[Check], rows: Iterable[dict]) -> None:
-        """Take the rows of `source`, and give each good one and its normalised prompt to every one of `each`.
+        """Take the rows of `source`, and give each good one and its prompt to every one of `each`.
 
         checks: further checks of single rows, which raise BadRow. UserError for bad rows, one line for each kind.
         """
@@ -58,10 +58,10 @@ class Table:
             except BadRow as bad:
                 self.findings.add(len(self.numbers) - 1, bad.problem, bad.cure)
             else:
-                normal = normalise(row["prompt"])
-                self._remember(row, normal, found)
+                prompt = Prompt(row["prompt"])
+                self._remember(row, prompt.normal, found)
                 for use in each:
-                    use(row, normal)
+                    use(row, prompt)
         self.findings.refuse()
         digests = {name: np.frombuffer(bytes(found[name]), dtype="S16") for name in found}
         self.ids, self.prompts = digests["id"], digests["prompt"]
@@ -91,6 +91,10 @@ class Table:
             one, other = len(row["chosen"]), len(row["rejected"])
             self.by_length[row["category"], (one > other) - (one < other)] += 1
             self.early += row["chosen"].split(None, 1)[0] != row["rejected"].split(None, 1)[0]
+
+    def where(self, index: int) -> str:
+        """Where a row stood, its file included."""
+        return f"{self.path}, {self.words(index)}"
 
     def words(self, index: int) -> str:
         """Where a row stood beside the table's own path: "line 3", of a folder with the file."""

@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
+
 from arms.data.audit import SHOWN, Each, Table, check_pair, first_match
 from arms.data.graders import Graders
-from arms.data.leakage import NearDuplicates
+from arms.data.leakage import NearDuplicates, Prompt, digest
 from arms.data.portrait import Portrait
-from arms.data.rows import writing
+from arms.data.rows import rows_at, writing
 from arms.data.sources import DataSet, open_source
 from arms.job.files import UserError
 from arms.job.manifest import Job
 from arms.job.progress import counted
 from study.datasets import DATA, UNTRAINED
 
+BATCH = 1000  # prompts that are Python objects at a time
+
 
 class Checker:
-    """Reads the data files of a study, held-out ones first, and says what they have in common.
+    """Reads the data set that a job is about and the other side: of held-out rows what is trained on, and the reverse.
 
-    sources: where each data set is. least: how many rows training needs of each. graders: of held-out prompts. tables:
-    what was read, by name. portrait: of the data set that the job is about.
+    sources: where each data set is. trained: checked tables of the training sets. least: how many rows training needs
+    of each. graders: of held-out prompts. tables: what was read, by name. portrait: of the data set that the job is
+    about.
     """
 
-    def __init__(self, sources: dict[str, str | dict], least: dict[str, int], graders: Graders, job: Job) -> None:
-        self.sources, self.least, self.job = sources, least, job
+    def __init__(
+        self,
+        sources: dict[str, str | dict],
+        trained: dict[str, str],
+        least: dict[str, int],
+        graders: Graders,
+        job: Job,
+    ) -> None:
+        self.sources, self.trained, self.least, self.job = sources, trained, least, job
         self.checks = {"sft": [], "pairs": [check_pair], "prompts": [graders.check]}
         self.tables: dict[str, Table] = {}
         self.source: DataSet  # the data set that the job is about
@@ -32,13 +44,15 @@ class Checker:
         self.matches: list[NearDuplicates] = []
 
     def read_all(self, own: str, target: str) -> None:
-        """Read every data set, and write the checked table of the one called `own` to `target`.
+        """Read every held-out set and the one called `own`, whose checked table is written to `target`.
 
+        Held-out rows are looked for in `own`, or in the checked tables of the training sets if it is held out itself.
         Raises UserError for bad rows, held-out prompts that are trained on or cannot be graded, too few rows, and ids
         that two held-out sets share.
         """
-        for name in sorted(self.sources, key=lambda name: name not in UNTRAINED):
-            each, source = self._comparisons(own, name), open_source(self.sources[name], DATA[name])
+        heldout = [name for name in self.sources if name in UNTRAINED]
+        for name in dict.fromkeys([*heldout, own]):
+            each, source = self._comparisons(name), open_source(self.sources[name], DATA[name])
             rows = counted(self.job, source.rows(), f"rows of {source.words} read")
             with writing(target, DATA[name]) if name == own else contextlib.nullcontext() as writer:
                 if writer:
@@ -55,16 +69,25 @@ class Checker:
                 self.source = source
                 if source.layout != "text":
                     self.job.say(f"{source.words}: rows of layout {source.layout!r}")
+        if own in UNTRAINED:
+            self._look_at_training(heldout, own)
 
-    def _comparisons(self, own: str, name: str) -> list[Each]:
-        """What near-duplicates between the data set `own` and the other side need of the rows of `name`."""
+    def _comparisons(self, name: str) -> list[Each]:
+        """What near-duplicates between held-out and training rows need of the rows of `name`."""
         if name in UNTRAINED:
             gathered = self.prompts[name] = []
-            return [lambda row, normal: gathered.append((row["id"], normal))]
-        wanted = [other for other in UNTRAINED if own in (name, other) and other in self.prompts]
-        indices = [NearDuplicates(self.prompts[other]) for other in wanted]
-        self.matches += indices
-        return [index.compare for index in indices]
+            return [lambda row, prompt: gathered.append((row["id"], prompt.normal))]
+        self.matches = [NearDuplicates(prompts) for prompts in self.prompts.values()]
+        return [index.compare for index in self.matches]
+
+    def _look_at_training(self, heldout: list[str], own: str) -> None:
+        """Look for all held-out prompts in the checked tables of the training sets, near-duplicates of `own` too."""
+        for path in self.trained.values():
+            index = NearDuplicates(self.prompts[own])
+            self.matches.append(index)
+            training = Trained(path, index, self.job)
+            for name in heldout:
+                check_leakage(training, self.tables[name])
 
     def _compare(self, name: str) -> None:
         """UserError if the data set just read shares prompts or, both being held out, ids with one read before."""
@@ -88,13 +111,33 @@ class Checker:
         return sorted(found, key=lambda entry: (-entry["similarity"], entry["heldout_id"]))
 
 
-def check_leakage(training: Table, heldout: Table) -> None:
+class Trained:
+    """The prompts of a training set's checked table: digests (n,) of dtype S16, as `Table.prompts` are."""
+
+    def __init__(self, path: str, index: NearDuplicates, job: Job) -> None:
+        """Read them, and look for each in `index`."""
+        import pyarrow.parquet
+
+        self.table, found = path, bytearray()
+        with pyarrow.parquet.ParquetFile(path) as file:
+            batches = file.iter_batches(BATCH, columns=["id", "prompt"])
+            rows = (row for batch in batches for row in zip(*batch.to_pydict().values(), strict=True))
+            for name, text in counted(job, rows, f"prompts of {path} read"):
+                prompt = Prompt(text)
+                found += digest(prompt.normal)
+                index.compare({"id": name}, prompt)
+        self.prompts = np.frombuffer(bytes(found), dtype="S16")
+
+    def where(self, index: int) -> str:
+        """Where a row stood in its owner's file."""
+        return rows_at(self.table, [index], ["_place"])[index]["_place"]
+
+
+def check_leakage(training: Table | Trained, heldout: Table) -> None:
     """UserError if a held-out prompt is also trained on (after `normalise`)."""
     leaks = [(row, int(twin)) for row, twin in enumerate(first_match(heldout.prompts, training.prompts)) if twin >= 0]
     if leaks:
-        shown = ", ".join(
-            f"{heldout.words(here)} ({training.path}, {training.words(there)})" for here, there in leaks[:SHOWN]
-        )
+        shown = ", ".join(f"{heldout.words(here)} ({training.where(there)})" for here, there in leaks[:SHOWN])
         more = f", and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
         raise UserError(
             f"{heldout.path}: {len(leaks)} held-out prompt{'s are' if len(leaks) > 1 else ' is'} also trained on: "

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice, pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, NoReturn
 
 from arms.data.rows import TEXTS
-from arms.data.templates import describe_template
-from arms.data.tokens import control_tokens, cut, encode_completions, encode_prompts
+from arms.data.templates import describe_template, left_out, peculiarities, prompt_text
+from arms.data.token_rows import token_tables
+from arms.data.tokens import control_tokens, cut, encode_completions, encode_prompts, encode_rendered
 from arms.data.turns import CONTEXT, keep_whole_answers, train_all_turns
-from arms.job.files import UserError, atomic_path
+from arms.job.files import UserError
+from arms.job.workers import in_order
 
 if TYPE_CHECKING:
     import pyarrow
     from transformers import PreTrainedTokenizerBase
 
 BATCH = 256  # rows that go through the tokenizer at once
-GROUP = 2048  # rows of a row group of a token file
+ALONE = 32  # batches before other processes are worth their start
 SHOWN = 5  # overlong rows in a message
 COMPLETIONS = {kind: texts[1:] for kind, texts in TEXTS.items()}
 
@@ -51,31 +53,52 @@ class Encoder:
         self.frames: dict[tuple[str, ...], list[int]] = {}
         self.eos_after = tokenizer.eos_token_id if settings["eos_after_truncation"] else None
         self.least = 2 if COMPLETIONS[kind] else 1  # tokens after the prompt that must fit: EOS and one more
-        self.read = self.kept = self.identical = self.early = 0
-        self.starts_with_bos = True
-        self.overlong: list[int] = []
-        self.shown: list[str] = []
-        self.by_side: Counter[str] = Counter()
-        self.cuts: Counter[str] = Counter()
-        self.lengths = {f"{side}_ids": array("q") for side in ("prompt", *COMPLETIONS[kind])}
+        self.found = Found(kind)
 
     def rows(self, rows: Iterable[dict]) -> Iterator[dict]:
         """Rows with id, category, prompt_ids and one *_ids column a completion, in order; those left out are skipped.
 
         Raises UserError naming file and row, and at the end if overlong rows are refused or no row is left.
         """
-        remaining = map(self._renderable, rows)
-        while batch := list(islice(remaining, BATCH)):
-            for row, encoded in zip(batch, self._encode(batch), strict=True):
-                self.read += 1
-                place = row.get("_place") or f"{self.source}, line {row['_row']}"
-                self._check(encoded, self._frame(row.get("_turns")), place)
-                if self.all_turns:
-                    train_all_turns(self.tokenizer, row, encoded, self.settings, place)
-                if self._fits(encoded, row["_row"], place):
-                    self._remember(encoded)
-                    yield encoded
+        for encoded, found in map(self.encode, batches(rows)):
+            self.found.extend(found)
+            yield from encoded
         self._require_rows()
+
+    def tables(self, rows: Iterable[dict], processes: int, make: Callable[[], Encoder]) -> Iterator[pyarrow.Table]:
+        """The same as tables, made by several processes where there are many rows.
+
+        make: an encoder like this one, in a process that begins from nothing.
+        """
+        made = in_order(self.encode_table, batches(rows), processes, functools.partial(_table_encoder, make), ALONE)
+        for table, found in made:
+            self.found.extend(found)
+            if table:
+                yield table
+        self._require_rows()
+
+    def encode_table(self, batch: list[dict]) -> tuple[pyarrow.Table | None, Found]:
+        """Token rows of a batch as a table, None if none is kept, and what was found."""
+        encoded, found = self.encode(batch)
+        return next(token_tables(encoded), None), found
+
+    def encode(self, batch: list[dict]) -> tuple[list[dict], Found]:
+        """Token rows of a batch of rows, and what was found in them."""
+        found, kept = Found(self.kind), []
+        batch = list(map(self._renderable, batch))
+        prompts = [prompt_text(self.tokenizer, row.get("_turns") or row["prompt"], self.settings) for row in batch]
+        for row, rendered, encoded in zip(batch, prompts, self._encode(batch, prompts), strict=True):
+            found.read += 1
+            place = row.get("_place") or f"{self.source}, line {row['_row']}"
+            if changed := left_out(rendered, row.get("_turns") or []):
+                found.altered.append((place, changed[0]))
+            self._check(encoded, self._frame(row.get("_turns")), place)
+            if self.all_turns:
+                train_all_turns(self.tokenizer, row, encoded, self.settings, place)
+            if self._fits(encoded, row["_row"], place, found):
+                found.add(encoded, self.tokenizer.bos_token_id)
+                kept.append(encoded)
+        return kept, found
 
     def audit(self) -> dict:
         """What was found, after all rows.
@@ -83,23 +106,36 @@ class Encoder:
         In "overlong", `rows` are the lines of all longer rows, `by_side` says what was too long, `cut` and `lost_eos`
         count completions by side, and `identical` counts the pairs that were left out.
         """
+        found = self.found
         overlong = {
             "action": self.settings["on_overlong"],
-            "rows": self.overlong,
-            "by_side": dict(self.by_side),
-            "cut": dict(self.cuts),
-            "lost_eos": dict(self.cuts) if self.eos_after is None else {},
-            "identical": self.identical,
+            "rows": found.overlong,
+            "by_side": dict(found.by_side),
+            "cut": dict(found.cuts),
+            "lost_eos": dict(found.cuts) if self.eos_after is None else {},
+            "identical": found.identical,
         }
         return {
-            "rows": self.read,
-            "kept": self.kept,
+            "rows": found.read,
+            "kept": found.kept,
             "decided": self.decided,
             "overlong": overlong,
-            "tokens": {name: _quantiles(lengths) for name, lengths in self.lengths.items()},
-            "starts_with_bos": self.starts_with_bos,
-            "first_token_differs": self.early / self.kept if self.kind == "pairs" else None,
+            "template": self._of_the_template(),
+            "tokens": {name: _quantiles(lengths) for name, lengths in found.lengths.items()},
+            "starts_with_bos": found.starts_with_bos,
+            "first_token_differs": found.early / found.kept if self.kind == "pairs" else None,
         }
+
+    def _of_the_template(self) -> list[str]:
+        """What the chat template does with what it is given, and in which rows it leaves a turn out."""
+        found, altered = peculiarities(self.tokenizer, self.settings), self.found.altered
+        if altered:
+            place, role = altered[0]
+            found.append(
+                f"the model's chat template leaves out or changes the text of a turn in {len(altered)} rows, first the "
+                f"{role}'s in {place}"
+            )
+        return found
 
     def _renderable(self, row: dict) -> dict:
         if row.get("_turns") and self.settings["template"] != "chat":
@@ -108,24 +144,23 @@ class Encoder:
             )
         return row
 
-    def _encode(self, batch: list[dict]) -> Iterator[dict]:
-        prompts = [row.get("_turns") or row["prompt"] for row in batch]
-        columns = {"prompt_ids": encode_prompts(self.tokenizer, prompts, self.settings)}
+    def _encode(self, batch: list[dict], prompts: list[str]) -> Iterator[dict]:
+        columns = {"prompt_ids": encode_rendered(self.tokenizer, prompts)}
         for side in COMPLETIONS[self.kind]:
             columns[f"{side}_ids"] = encode_completions(self.tokenizer, [row[side] for row in batch])
         for row, *ids in zip(batch, *columns.values(), strict=True):
             yield {"id": row["id"], "category": row["category"], **dict(zip(columns, ids, strict=True))}
 
-    def _fits(self, encoded: dict, line: int, place: str) -> bool:
+    def _fits(self, encoded: dict, line: int, place: str, found: Found) -> bool:
         """Whether the row is kept, its completions cut where that is asked for."""
         room = self.settings["max_length"] - len(encoded["prompt_ids"])
         too_long = [side for side in COMPLETIONS[self.kind] if len(encoded[f"{side}_ids"]) > room]
         too_long = too_long if room >= self.least else ["prompt"]
         if not too_long:
             return True
-        self.by_side.update(too_long)
-        self.overlong.append(line)
-        self.shown += [place] if len(self.shown) < SHOWN else []
+        found.by_side.update(too_long)
+        found.overlong.append(line)
+        found.shown += [place] if len(found.shown) < SHOWN else []
         if self.settings["on_overlong"] != "truncate" or too_long == ["prompt"]:
             return False
         for side in too_long:
@@ -134,29 +169,21 @@ class Encoder:
             if len(encoded[f"{side}_ids"]) > room:
                 encoded[f"{side}_ids"] = cut(encoded[f"{side}_ids"], room, self.eos_after)
         if self.kind == "pairs" and encoded["chosen_ids"] == encoded["rejected_ids"]:
-            self.identical += 1
+            found.identical += 1
             return False
-        self.cuts.update(too_long)
+        found.cuts.update(too_long)
         return True
-
-    def _remember(self, encoded: dict) -> None:
-        self.kept += 1
-        for name, lengths in self.lengths.items():
-            lengths.append(len(encoded[name]))
-        self.starts_with_bos &= encoded["prompt_ids"][0] == self.tokenizer.bos_token_id
-        if self.kind == "pairs":
-            self.early += encoded["chosen_ids"][0] != encoded["rejected_ids"][0]
 
     def _require_rows(self) -> None:
         """UserError if overlong rows are to be refused, or no row is left."""
-        limit, overlong = self.settings["max_length"], self.overlong
+        limit, overlong, shown = self.settings["max_length"], self.found.overlong, "; ".join(self.found.shown)
         if overlong and self.settings["on_overlong"] == "error":
             raise UserError(
-                f"{len(overlong)} rows are longer than tokens.max_length = {limit} tokens ({'; '.join(self.shown)}"
-                f"{', ...' if len(overlong) > SHOWN else ''}; {dict(self.by_side)}); raise tokens.max_length, shorten "
-                "the rows, or (training rows) set tokens.on_overlong to drop or truncate"
+                f"{len(overlong)} rows are longer than tokens.max_length = {limit} tokens ({shown}"
+                f"{', ...' if len(overlong) > SHOWN else ''}; {dict(self.found.by_side)}); raise tokens.max_length, "
+                "shorten the rows, or (training rows) set tokens.on_overlong to drop or truncate"
             )
-        if not self.kept:
+        if not self.found.kept:
             raise UserError(f"{self.source}: no row is left within tokens.max_length = {limit} tokens")
 
     def _frame(self, turns: list[dict[str, str]] | None) -> list[int] | None:
@@ -194,6 +221,51 @@ class Encoder:
         raise UserError(f"{where}: {side!r} has the {name} token {token!r} in its text; remove it or leave out the row")
 
 
+class Found:
+    """What an encoder found in some rows; `extend` adds what it found in the rows that come next."""
+
+    def __init__(self, kind: str) -> None:
+        self.read = self.kept = self.identical = self.early = 0
+        self.starts_with_bos = True
+        self.overlong: list[int] = []  # lines
+        self.shown: list[str] = []  # the first of them, in words
+        self.altered: list[
+            tuple[str, str]
+        ] = []  # rows with a turn that the template does not give as it is: place, role
+        self.by_side: Counter[str] = Counter()
+        self.cuts: Counter[str] = Counter()
+        self.lengths = {f"{side}_ids": array("q") for side in ("prompt", *COMPLETIONS[kind])}
+
+    def add(self, encoded: dict, bos: int | None) -> None:
+        """A row that is kept."""
+        self.kept += 1
+        for name, lengths in self.lengths.items():
+            lengths.append(len(encoded[name]))
+        self.starts_with_bos &= encoded["prompt_ids"][0] == bos
+        if "chosen_ids" in encoded:
+            self.early += encoded["chosen_ids"][0] != encoded["rejected_ids"][0]
+
+    def extend(self, later: Found) -> None:
+        """What was found in the rows after these."""
+        for name in ("read", "kept", "identical", "early", "overlong", "altered", "by_side", "cuts"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.shown = (self.shown + later.shown)[:SHOWN]
+        self.starts_with_bos &= later.starts_with_bos
+        for name, lengths in self.lengths.items():
+            lengths.extend(later.lengths[name])
+
+
+def _table_encoder(make: Callable[[], Encoder]) -> Callable[[list[dict]], tuple[pyarrow.Table | None, Found]]:
+    return make().encode_table
+
+
+def batches(rows: Iterable[dict]) -> Iterator[list[dict]]:
+    """The rows, BATCH at a time."""
+    remaining = iter(rows)
+    while batch := list(islice(remaining, BATCH)):
+        yield batch
+
+
 def _quantiles(lengths: Sequence[int]) -> dict[str, int]:
     ordered = sorted(lengths)
     last = len(ordered) - 1
@@ -215,113 +287,3 @@ def take_in_turn(rows: Iterable[dict], limit: int | None, categories: Iterable[s
         served[category] += 1
     chosen = {position for _, position in sorted(turns)[:limit]}
     yield from (row for position, row in enumerate(rows) if position in chosen)
-
-
-class TokenRows(Sequence):
-    """Token rows in a table: each is a dict with id, category and lists of int ids, made when it is asked for.
-
-    Four bytes a token are in memory, not Python's thirty. Also what TRL's trainers take as a dataset.
-    """
-
-    def __init__(self, table: pyarrow.Table) -> None:
-        self.table = table
-
-    @classmethod
-    def of(cls, rows: Iterable[dict]) -> TokenRows:
-        """Of dicts with the same keys, which need not be in memory together."""
-        import pyarrow
-
-        remaining, tables = iter(rows), []
-        while batch := list(islice(remaining, GROUP)):
-            tables.append(pyarrow.Table.from_pylist(batch, schema=token_schema(batch[0])))
-        return cls(pyarrow.concat_tables(tables))
-
-    def __len__(self) -> int:
-        return self.table.num_rows
-
-    @overload
-    def __getitem__(self, index: int) -> dict: ...
-    @overload
-    def __getitem__(self, index: slice) -> TokenRows: ...
-    def __getitem__(self, index):
-        """The row, or, without copying, some rows side by side."""
-        if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step != 1:
-                raise ValueError("token rows are sliced with step 1")
-            return TokenRows(self.table.slice(start, max(0, stop - start)))
-        index = range(len(self))[index]
-        return _dicts(self.table.slice(index, 1).to_batches()[0])[0]
-
-    def __iter__(self) -> Iterator[dict]:
-        for batch in self.table.to_batches(max_chunksize=BATCH):
-            yield from _dicts(batch)
-
-    def ids(self) -> list[str]:
-        """The id of every row."""
-        return self.table["id"].to_pylist()
-
-    def longest_first(self) -> list[int]:
-        """The positions of the rows, by the number of their ids: batches of like rows have little padding."""
-        import pyarrow.compute
-
-        names = [field.name for field in self.table.schema if field.name.endswith("_ids")]
-        lengths = sum(pyarrow.compute.list_value_length(self.table[name]).to_numpy() for name in names)
-        return (-lengths).argsort(kind="stable").tolist()
-
-    def with_columns(self, **columns: Sequence[float]) -> TokenRows:
-        """The same rows with further columns, a number for each row."""
-        import pyarrow
-
-        table = self.table
-        for name, values in columns.items():
-            table = table.append_column(name, pyarrow.array(values, pyarrow.float64()))
-        return TokenRows(table)
-
-    def map(self, *_, **__) -> TokenRows:
-        """The rows themselves: TRL's trainers would tokenise a dataset by its `map`."""
-        return self
-
-
-def _dicts(batch: pyarrow.RecordBatch) -> list[dict]:
-    """The rows of a batch. Arrow's own to_pylist takes a microsecond for each token."""
-    columns = []
-    for column in batch.columns:
-        if hasattr(column, "offsets"):  # lists of ids
-            offsets = column.offsets.to_pylist()
-            ids = column.values[offsets[0] : offsets[-1]].to_numpy().tolist()
-            columns.append([ids[start - offsets[0] : end - offsets[0]] for start, end in pairwise(offsets)])
-        else:
-            columns.append(column.to_pylist())
-    return [dict(zip(batch.schema.names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-
-def token_schema(row: dict) -> pyarrow.Schema:
-    """Columns of the table of rows like this one: texts, int32 ids, float64 numbers."""
-    import pyarrow as pa
-
-    types = {str: pa.string(), float: pa.float64(), list: pa.list_(pa.int32())}
-    return pa.schema([(name, types[type(value)]) for name, value in row.items()])
-
-
-def write_tokens(path: str | Path, rows: Iterator[dict]) -> None:
-    """Write token rows to the parquet file `path`, some thousand at a time; it stays as it was if `rows` raises."""
-    import pyarrow
-    import pyarrow.parquet
-
-    with atomic_path(path) as temporary:
-        batch = list(islice(rows, GROUP))
-        if not batch:
-            raise UserError(f"{path}: no rows to write")
-        schema = token_schema(batch[0])
-        with pyarrow.parquet.ParquetWriter(temporary, schema, compression="zstd") as file:
-            while batch:
-                file.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
-                batch = list(islice(rows, GROUP))
-
-
-def read_tokens(path: str | Path) -> TokenRows:
-    """The rows of a token file (tokens/*.parquet)."""
-    import pyarrow.parquet
-
-    return TokenRows(pyarrow.parquet.read_table(path))

@@ -6,6 +6,7 @@ is at least NEAR.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import unicodedata
 from collections import Counter, defaultdict
@@ -57,6 +58,23 @@ def is_near(own: set[int], other: set[int]) -> bool:
     return 10 * shared >= TENTHS * (len(own) + len(other) - shared)
 
 
+class Prompt:
+    """A prompt as the checks compare it: normalised; its word 5-grams in order, and as a set of hashes."""
+
+    def __init__(self, text: str) -> None:
+        self.normal = normalise(text)
+
+    @functools.cached_property
+    def shingles(self) -> list[str]:
+        """Its word 5-grams, made when they are asked for."""
+        return shingles(self.normal)
+
+    @functools.cached_property
+    def hashes(self) -> set[int]:
+        """The set of their hashes."""
+        return set(map(hash, self.shingles))
+
+
 def fewest_shared(size: int) -> int:
     """How many of its `size` shingles a set must at least share with another to reach NEAR: ceil(NEAR * size)."""
     return -(-TENTHS * size // 10)
@@ -94,10 +112,12 @@ class NearDuplicates:
         length = len(own) - fewest_shared(len(own)) + 1 - (len(own) - len(known))
         return sorted(known, key=lambda shingle: (self.count[shingle], shingle))[:length] if length > 0 else []
 
-    def compare(self, row: dict, normal: str) -> None:
-        """Look for a training row's prompt, normalised, among the held-out prompts that have no match yet."""
-        own = word_shingles(normal)
+    def compare(self, row: dict, prompt: Prompt) -> None:
+        """Look for a training row's prompt among the held-out prompts that have no match yet."""
+        own = prompt.hashes
         known = own & self.count.keys()
+        if not known:
+            return
         for shingle in self._prefix(known, own):
             waiting = self.holders.get(shingle)
             if not waiting:

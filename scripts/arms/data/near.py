@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from arms.data.leakage import is_near, shingles, word_shingles
+from arms.data.leakage import is_near, word_shingles
 
 BANDS, ROWS = 16, 8  # keys of a prompt, and values of its signature in each
 WAITING = 500  # prompts whose signatures are made at once
@@ -26,9 +26,9 @@ class Signatures:
         self.found = bytearray()
         self.waiting: list[list[str]] = []
 
-    def add(self, normal: str) -> None:
-        """One prompt, normalised."""
-        self.waiting.append(shingles(normal))
+    def add(self, shingles: list[str]) -> None:
+        """One prompt, by its word 5-grams."""
+        self.waiting.append(shingles)
         if len(self.waiting) == WAITING:
             self._make()
 

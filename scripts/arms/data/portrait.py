@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from arms.data.audit import Table
-from arms.data.leakage import normalise
+from arms.data.leakage import Prompt, normalise
 from arms.data.near import MOST, Signatures, candidates, near_rows
 from arms.data.rows import TEXTS, rows_at
 from arms.data.suspects import KINDS, LETTERS, common_words, is_unended, look, script
@@ -38,8 +38,8 @@ class Portrait:
         self.signatures = Signatures()
         self.uncompared = ""
 
-    def add(self, row: dict, normal: str) -> None:
-        """One row, and its normalised prompt."""
+    def add(self, row: dict, prompt: Prompt) -> None:
+        """One row, and its prompt."""
         for kind in {*look(row, self.sides)}:
             self.found[kind].append(self.rows)
         if any(is_unended(row[name]) for name in self.sides):
@@ -47,8 +47,8 @@ class Portrait:
         if len(self.sides) == 2:
             self.common[common_words(*(row[name] for name in self.sides))] += 1
         if len(row["prompt"]) >= LETTERS:
-            self.scripts["LATIN" if normal.isascii() else script(row["prompt"]) or "several"] += 1
-        self.signatures.add(normal)
+            self.scripts["LATIN" if prompt.normal.isascii() else script(row["prompt"]) or "several"] += 1
+        self.signatures.add(prompt.shingles)
         self.rows += 1
 
     def extend(self, other: Portrait) -> None:
@@ -63,46 +63,47 @@ class Portrait:
     def describe(self, table: Table, path: str | Path) -> dict:
         """The part of the audit: suspicions, look_first, histograms, scripts. path: the checked table."""
         odd = self._of_the_whole(table, path)
-        first = [index for kind in odd for index in odd[kind][:NAMED]]
-        shown, why = _choose(odd, table)
-        texts = rows_at(path, {*first, *shown}, ["id", "_place", *TEXTS[table.kind]])
+        first = {kind: rows[:NAMED].tolist() for kind, rows in odd.items()}
+        shown = _choose(odd, table)
+        otherwise = "a large difference in length" if len(self.sides) == 2 else "one of the longest"
+        texts = rows_at(path, {*chain(*first.values()), *shown}, ["id", "_place", *TEXTS[table.kind]])
         return {
             "suspicions": [
                 {
                     "kind": kind,
                     "words": KINDS[kind] + (self.uncompared if kind == "near" else ""),
                     "rows": len(rows),
-                    "first": [_named(texts[index]) for index in rows[:NAMED]],
+                    "first": [_named(texts[index]) for index in first[kind]],
                 }
                 for kind, rows in odd.items()
             ],
             "look_first": [
                 {
                     **_named(texts[index]),
-                    "odd": any(index in rows for rows in odd.values()),
-                    "why": why[index],
+                    "odd": bool(kinds),
+                    "why": [KINDS[kind] for kind in kinds] or [otherwise],
                     "texts": {name: shortened(texts[index][name]) for name in TEXTS[table.kind]},
                 }
-                for index in shown
+                for index, kinds in shown.items()
             ],
             "histograms": histograms(table) | ({"common_words": _counts(self.common)} if any(self.common) else {}),
             "scripts": dict(sorted(self.scripts.items())),
         }
 
-    def _of_the_whole(self, table: Table, path: str | Path) -> dict[str, list[int]]:
+    def _of_the_whole(self, table: Table, path: str | Path) -> dict[str, np.ndarray]:
         """Kind -> rows, by all rows together, in the order of KINDS."""
-        found = {kind: list(rows) for kind, rows in self.found.items()}
+        found = {kind: np.frombuffer(rows, dtype="int64") for kind, rows in self.found.items()}
         if len(found.get("unended", [])) > RARE * self.rows:
             del found["unended"]
-        found["long"] = sorted({row for lengths in table.lengths.values() for row in _outliers(lengths)})
+        found["long"] = np.unique(np.concatenate([_outliers(lengths) for lengths in table.lengths.values()]))
         pairs = candidates(self.signatures.keys(), table.prompts)
 
         def read(rows: np.ndarray) -> dict[int, str]:
             return {row: normalise(texts["prompt"]) for row, texts in rows_at(path, rows.tolist(), ["prompt"]).items()}
 
-        found["near"] = sorted(near_rows(pairs, read))
+        found["near"] = np.array(sorted(near_rows(pairs, read)), dtype="int64")
         self.uncompared = f"; {len(pairs) - MOST} more candidates were not compared" if len(pairs) > MOST else ""
-        return {kind: found[kind] for kind in KINDS if found.get(kind)}
+        return {kind: found[kind] for kind in KINDS if len(found.get(kind, ()))}
 
 
 def _named(row: dict) -> dict[str, str]:
@@ -110,33 +111,25 @@ def _named(row: dict) -> dict[str, str]:
     return {"id": row["id"], "place": row["_place"].rpartition("/")[2]}
 
 
-def _outliers(lengths: array) -> list[int]:
+def _outliers(lengths: array) -> np.ndarray:
     values = np.frombuffer(lengths, dtype="int64")
-    return np.flatnonzero(values > max(2000, 10 * np.quantile(values, 0.95))).tolist()
+    return np.flatnonzero(values > max(2000, 10 * np.quantile(values, 0.95)))
 
 
-def _choose(odd: dict[str, list[int]], table: Table) -> tuple[list[int], dict[int, list[str]]]:
-    """FIRST rows, and what is said of each: some of every kind, those with several kinds first; then the most unequal.
+def _choose(odd: dict[str, np.ndarray], table: Table) -> dict[int, list[str]]:
+    """FIRST rows, with the kinds of each: some of every kind, those of several kinds first; then the most unequal.
 
-    Where nothing is odd, the pairs of the largest difference in length, or the longest texts, are looked at.
+    The pairs of the largest difference in length, or the longest texts, are of no kind: they come where few are odd.
     """
-    why: dict[int, list[str]] = defaultdict(list)
-    for kind, rows in odd.items():
-        for row in rows:
-            why[row].append(KINDS[kind])
-    by_kind = [sorted(rows, key=lambda row: (-len(why[row]), row))[:FIRST] for rows in odd.values()]
+    kinds = np.zeros(len(table), dtype="uint8")
+    for rows in odd.values():
+        kinds[rows] += 1
+    by_kind = [rows[np.argsort(-kinds[rows].astype("int8"), kind="stable")][:FIRST].tolist() for rows in odd.values()]
     chosen = dict.fromkeys(row for row in chain(*zip_longest(*by_kind)) if row is not None)
     lengths = [np.frombuffer(table.lengths[name], dtype="int64") for name in table.texts]
-    sizes, words = (
-        (np.abs(lengths[1] - lengths[2]), "a large difference in length")
-        if len(lengths) == 3
-        else (lengths[-1], "one of the longest")
-    )
-    for row in np.argsort(-sizes, kind="stable")[:FIRST].tolist():
-        chosen.setdefault(row)
-        why[row] = why.get(row) or [words]
-    shown = list(chosen)[:FIRST]
-    return shown, {row: why[row] for row in shown}
+    sizes = np.abs(lengths[1] - lengths[2]) if len(lengths) == 3 else lengths[-1]
+    chosen |= dict.fromkeys(row for row in np.argsort(-sizes, kind="stable")[:FIRST].tolist() if row not in chosen)
+    return {row: [kind for kind, rows in odd.items() if row in rows] for row in list(chosen)[:FIRST]}
 
 
 def histograms(table: Table) -> dict[str, dict]:

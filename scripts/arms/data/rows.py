@@ -133,8 +133,8 @@ class Writer:
         self.waiting: list[dict] = []
         self.characters = 0
 
-    def add(self, row: dict, normal: str = "") -> None:
-        """One row, as `complete` gives it. normal: its normalised prompt, which the table does not hold."""
+    def add(self, row: dict, _prompt: object = None) -> None:
+        """One row, as `complete` gives it."""
         self.waiting.append(row | {name: canonical_json(row[name]) for name in self.as_json if row[name] is not None})
         self.characters += sum(len(row[name]) for name in self.texts)
         if len(self.waiting) == FLUSH_ROWS or self.characters > FLUSH_CHARACTERS:

@@ -36,13 +36,13 @@ KINDS = {
     "long": "a text ten times as long as 95% of its column",
     "near": "the prompt nearly is that of a row before it (word 5-grams)",
 }
-MARKS = (
+MARK = re.compile("|".join(map(re.escape, (
     "<|", "|>", "[INST]", "[/INST]", "<<SYS>>", "<s>", "</s>", "<bos>", "<eos>", "<pad>", "<start_of_turn>",
     "<end_of_turn>", "### Instruction", "### Response", "\nHuman:", "\nAssistant:", "\nUser:", "\nUSER:",
     "\nASSISTANT:", "<think>", "</think>",
-)  # fmt: skip
+))))  # fmt: skip
 ROLES = ("Human:", "Assistant:", "User:", "USER:", "ASSISTANT:")  # at the very beginning
-HTML = ("&amp;", "&lt;", "&gt;", "&quot;", "&nbsp;", "&#39;", "<br>", "<br/>", "<br />", "</p>", "</div>", "</span>")
+HTML = re.compile(r"&(?:amp|lt|gt|quot|nbsp|#39);|<br ?/?>|</(?:p|div|span)>")
 PLACEHOLDERS = {
     "n/a", "na", "none", "null", "nan", "todo", "tbd", "...", "…", "-", "--", "?", "[deleted]", "[removed]",
     "undefined", "no answer", "no response", "no output", "<no output>", "<noinput>", "error", "string",
@@ -83,9 +83,9 @@ def look(row: dict, sides: tuple[str, ...]) -> list[str]:
 
 def odd_characters(text: str) -> Iterator[str]:
     """Kinds of characters, and of marks that come from a tool, not from a writer."""
-    if any(mark in text for mark in MARKS) or text.startswith(ROLES):
+    if MARK.search(text) or text.startswith(ROLES):
         yield "mark"
-    if ("&" in text or "<" in text) and any(mark in text for mark in HTML):
+    if HTML.search(text):
         yield "html"
     if CONTROL.search(text):
         yield "control"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from arms.job.files import UserError, sha256_bytes
@@ -10,6 +12,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+DATE = re.compile(r"\b(?:\d{1,2} [A-Z][a-z]{2,8},? \d{4}|[A-Z][a-z]{2,8} \d{1,2},? \d{4}|\d{4}-\d{2}-\d{2})\b")
 Prompt = str | list[dict[str, str]]  # the user's turn, or every turn of a conversation (role, content)
 
 
@@ -111,6 +114,88 @@ def check_answer(tokenizer: PreTrainedTokenizerBase, settings: dict) -> str | No
         f"the model's chat template writes {before[-20:]!r} before an answer, and ends a prompt with {prompt[-20:]!r}; "
         "here answers follow the latter, in training, scoring and generation alike"
     )
+
+
+def peculiarities(tokenizer: PreTrainedTokenizerBase, settings: dict) -> list[str]:
+    """What the user should know of a chat template: what it drops, trims, dates or reorders, found by rendering.
+
+    Raises UserError as `check_answer` does.
+    """
+    if settings["template"] != "chat":
+        return []
+    found = [check_answer(tokenizer, settings), *_of_an_answer(tokenizer, settings)]
+    return [*filter(None, found), *_of_a_prompt(tokenizer, settings), *_of_a_conversation(tokenizer, settings)]
+
+
+def _of_an_answer(tokenizer: PreTrainedTokenizerBase, settings: dict) -> Iterator[str]:
+    """How an answer ends, and whether its first token is the same as in the whole text."""
+    question, answer = "b7390", "b7391"
+    prompt = prompt_text(tokenizer, question, settings)
+    whole = _rendered(tokenizer, [*_turns(question, settings), {"role": "assistant", "content": answer}])
+    after = (whole or "").partition(answer)[2]
+    if after.strip() and not after.lstrip().startswith(tokenizer.eos_token):
+        yield (
+            f"the model's chat template ends an answer with {after[:20]!r}; here answers end with the tokenizer's EOS, "
+            f"{tokenizer.eos_token!r}, which is what ends an answer in generation, too"
+        )
+    apart = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    if tokenizer(prompt + answer, add_special_tokens=False)["input_ids"][: len(apart)] != apart:
+        yield (
+            f"tokenised in one go, the end of a prompt ({prompt[-20:]!r}) and the beginning of an answer share a "
+            "token; here they are tokenised apart, as generation meets them"
+        )
+
+
+def _of_a_prompt(tokenizer: PreTrainedTokenizerBase, settings: dict) -> Iterator[str]:
+    """What is added to a prompt of one turn, and what is trimmed from it."""
+    frame = prompt_text(tokenizer, "b7390", settings)
+    if date := DATE.search(frame.replace(settings["system_prompt"] or "b7390", "")):
+        yield f"the model's chat template writes the date {date[0]!r} into every prompt"
+    if "  b7390 \n" not in prompt_text(tokenizer, "  b7390 \n", settings):
+        yield "the model's chat template trims the white space around a turn"
+    if settings["system_prompt"] is None:
+        given = _rendered(tokenizer, _turns("b7390", {**settings, "system_prompt": "b7392"}))
+        if given and len(frame) > len(given.replace("b7392", "")):
+            yield f"the model's chat template has a system turn of its own: a prompt begins {frame[:80]!r}"
+
+
+def _of_a_conversation(tokenizer: PreTrainedTokenizerBase, settings: dict) -> Iterator[str]:
+    """What becomes of the turns of a longer conversation."""
+    contents = {"system": "b7392", "user": "b7390", "assistant": "<think>b7393</think>b7391"}
+    turns = [{"role": role, "content": contents[role]} for role in ("system", "user", "assistant", "user")]
+    turns[-1] = {"role": "user", "content": "b7394"}
+    with_system, without = _rendered(tokenizer, turns), _rendered(tokenizer, turns[1:])
+    if without is None:
+        yield "the model's chat template refuses a conversation of several turns"
+        return
+    if with_system is None:
+        yield "the model's chat template refuses a system turn"
+    whole = with_system or without
+    there = [mark for mark in ("b7392", "b7390", "b7391", "b7394") if mark in whole]
+    if there != sorted(there, key=whole.index):
+        yield "the model's chat template reorders the turns of a conversation"
+    if with_system and "b7392" not in with_system:
+        yield "the model's chat template leaves out a system turn"
+    if "b7391" in whole and "b7393" not in whole:
+        yield "the model's chat template leaves out the thoughts (<think>) of earlier answers"
+    if not without.startswith(_rendered(tokenizer, turns[1:2]) or ""):
+        yield "the model's chat template renders a turn otherwise once the conversation goes on"
+
+
+def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> str | None:
+    """Turns as the template writes them, with a generation prompt after a user's; None if it refuses them."""
+    from jinja2 import TemplateError
+
+    asks = turns[-1]["role"] == "user"
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
+    except TemplateError:
+        return None
+
+
+def left_out(rendered: str, turns: list[dict[str, str]]) -> list[str]:
+    """The roles of the turns whose text is not in a rendered prompt as it was given (but for white space around it)."""
+    return [turn["role"] for turn in turns if turn["content"].strip() not in rendered]
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -21,6 +21,9 @@ from arms.job.files import UserError, read_json
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# Masks and types of tokens would take as long again.
+IDS_ALONE = {"add_special_tokens": False, "return_attention_mask": False, "return_token_type_ids": False}
+
 
 def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
     """The tokenizer beside `model` (model.json), with the EOS and pad tokens that fetch_model chose.
@@ -40,15 +43,19 @@ def load_tokenizer(model: str | Path) -> PreTrainedTokenizerBase:
 
 def encode_prompts(tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], settings: dict) -> list[list[int]]:
     """Ids of prompts. BOS comes first, once, if the template writes it or the tokenizer adds it to plain text."""
-    texts = [prompt_text(tokenizer, prompt, settings) for prompt in prompts]
-    found = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return encode_rendered(tokenizer, [prompt_text(tokenizer, prompt, settings) for prompt in prompts])
+
+
+def encode_rendered(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """The same of prompts that `prompt_text` has rendered."""
+    found = tokenizer(texts, **IDS_ALONE)["input_ids"]
     bos = tokenizer.bos_token_id
     return [[bos, *ids] if ids[:1] != [bos] else ids for ids in found] if adds_bos(tokenizer) else found
 
 
 def encode_completions(tokenizer: PreTrainedTokenizerBase, completions: list[str]) -> list[list[int]]:
     """Ids of completions, each ending in exactly one EOS, which is trained and scored like any other token."""
-    found, eos = tokenizer(completions, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id
+    found, eos = tokenizer(completions, **IDS_ALONE)["input_ids"], tokenizer.eos_token_id
     return [ids if ids[-1:] == [eos] else [*ids, eos] for ids in found]
 
 

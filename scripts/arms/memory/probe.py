@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import SequentialSampler
 
-from arms.data.encoding import Encoder, TokenRows, take_in_turn
+from arms.data.encoding import Encoder, take_in_turn
 from arms.data.sources import read_checked
+from arms.data.token_rows import TokenRows
 from arms.job.out_of_memory import OutOfMemory, out_of_memory
 from arms.model import models
 from arms.scoring.agreement import check_forward

@@ -12,7 +12,7 @@ import math
 import torch
 from trl import DPOTrainer
 
-from arms.data.encoding import TokenRows
+from arms.data.token_rows import TokenRows
 from arms.job.files import UserError
 from arms.scoring.logps import pair_batch, pair_logps, takes_forks
 from arms.training.checkpoints import Resumable

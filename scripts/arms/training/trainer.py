@@ -9,7 +9,7 @@ import torch
 from transformers import PrinterCallback
 from trl import DPOConfig, SFTConfig
 
-from arms.data.encoding import TokenRows
+from arms.data.token_rows import TokenRows
 from arms.job import processes
 from arms.training import dpo, sft
 from arms.training.curves import Curves

@@ -278,6 +278,17 @@ def test_the_digest_knows_no_comment_and_no_docstring(tmp_path):
     assert code_digest("grade") != code_digest("generate")
 
 
+def test_requests_of_data_jobs_follow_the_size_of_the_files():
+    """What was measured on a million pairs (1.3 GB) and on 100 000 fits twice over (benchmarks/data_size.py)."""
+    ask = Resources.of_data()
+    small, large = (SimpleNamespace(size_mb=size) for size in (129, 1292))
+    assert [ask["mem_mb"](None, files, 1) for files in (small, large)] == [4000, 4000]
+    assert ask["mem_mb"](None, SimpleNamespace(size_mb=12_920), 1) == 21_380
+    assert ask["mem_mb"](None, large, 3) == 12_000
+    assert ask["runtime"](None, small, 1) == 72
+    assert ask["runtime"](None, large, 2) == 378
+
+
 def test_memory_and_time_grow_by_attempt_up_to_the_sites_limit(smoke):
     config = load({**smoke, "gpus": 1, "job_memory_gb": 10, "job_hours": 8}, SCHEMA).config
     site = {"SFT_VS_DPO_GPU_PARTITION": "gpu", "SFT_VS_DPO_MAX_HOURS": "12"}

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from arms.data.leakage import NEAR, NearDuplicates, is_near, normalise, word_shingles
+from arms.data.leakage import NEAR, NearDuplicates, Prompt, is_near, normalise, shingles, word_shingles
 from arms.data.near import Signatures, candidates, near_rows
 from arms.data.suspects import KINDS
 from arms.job.files import UserError
@@ -103,8 +103,14 @@ class Study:
     def check(self, data: str, least: str = "{}", **rows: list) -> subprocess.CompletedProcess:
         for name in NAMES:
             write(self.folder / f"{name}.jsonl", rows.get(name) or GOOD[name]())
-        sources = {name: f"{name}.jsonl" for name in NAMES}
-        flags = ["--data", sources[data], "--beside", *(sources[name] for name in NAMES if name != data)]
+        sources, trained = {name: f"{name}.jsonl" for name in NAMES}, []
+        if data.startswith("heldout"):  # after the checks of what is trained on, which do not know these held-out rows
+            for name in ("sft", "pairs"):
+                alone = ["--sources", json.dumps({name: f"{name}.jsonl"}), "--data", sources[name]]
+                done = self.run("check_data", {"data": name}, *alone, "--audit", "a.json", "--rows", f"{name}.parquet")
+                assert done.returncode == 0, done.stderr
+            trained = ["--trained", "sft.parquet", "pairs.parquet"]
+        flags = ["--data", sources[data], "--beside", *(sources[name] for name in NAMES if name != data), *trained]
         flags += ["--sources", json.dumps({**sources, **self.sources}), "--least", least, "--audit", "audit.json"]
         return self.run("check_data", {"data": data}, *flags, "--rows", f"{data}.parquet")
 
@@ -239,7 +245,7 @@ BAD = [
 
 @pytest.mark.parametrize(("name", "rows", "words"), BAD)
 def test_bad_rows_are_refused(study, name, rows, words):
-    """By the check of every file: whichever job comes first stops the study before training."""
+    """Held-out rows by the checks of training data too: whichever job comes first stops the study before training."""
     told = refusal(study.check("sft", **{name: rows}))
     assert f"{name}.jsonl" in told
     for word in words:
@@ -316,7 +322,7 @@ def test_two_answers_to_one_prompt_are_fine(study):
 
 
 def test_fewer_rows_than_a_batch_are_refused(study):
-    told = refusal(study.check("sft", least='{"sft": 4, "pairs": 16}'))
+    told = refusal(study.check("pairs", least='{"sft": 4, "pairs": 16}'))
     assert "pairs.jsonl: 4 rows, and a batch takes 16; get more rows or lower dpo.batch_size" in told
 
 
@@ -339,9 +345,9 @@ def test_missing_file_is_named(study):
     study.check("sft")
     study.anew = True
     sources = {name: f"{name}.jsonl" for name in NAMES}
-    (study.folder / "pairs.jsonl").unlink()
+    (study.folder / "heldout_pairs.jsonl").unlink()
     flags = ["--sources", json.dumps(sources), "--rows", "r.parquet", "--audit", "a.json"]
-    assert "pairs.jsonl: no such file" in refusal(study.run("check_data", {"data": "sft"}, *flags))
+    assert "heldout_pairs.jsonl: no such file" in refusal(study.run("check_data", {"data": "sft"}, *flags))
 
 
 @pytest.mark.parametrize(
@@ -364,6 +370,16 @@ def test_heldout_prompts_that_are_trained_on_are_counted_and_located(study):
     told = refusal(study.check("heldout_pairs", heldout_prompts=rows))
     assert "heldout_prompts.jsonl: 2 held-out prompts are also trained on" in told
     assert "line 1 (pairs.jsonl, line 4), line 3 (pairs.jsonl, line 2)" in told
+
+
+def test_heldout_rows_are_looked_for_in_the_checked_tables_of_what_is_trained_on(study):
+    """A changed held-out file is checked without a job about training data: its own finds what is trained on."""
+    twin = pair_rows("t")[2]["prompt"].upper()
+    told = refusal(study.check("heldout_prompts", heldout_prompts=changed("heldout_prompts", 1, prompt=twin)))
+    assert told == (
+        "error: heldout_prompts.jsonl: 1 held-out prompt is also trained on: line 2 (pairs.jsonl, line 3); "
+        "what was learnt by heart measures nothing, so remove it from one of the two files"
+    )
 
 
 def test_near_duplicates_and_unseen_categories_are_warnings(study):
@@ -402,21 +418,21 @@ def test_near_duplicates_are_those_of_a_search_through_all_pairs():
             words[draw.randrange(len(words))] = "x"
         heldout[i] = " ".join(words) + " y" * draw.randrange(2)
 
-    def shingles(text: str) -> set:
+    def grams(text: str) -> set:
         words = text.split()
         return {tuple(words[start : start + 5]) for start in range(max(1, len(words) - 4))}
 
     expected = {}
     for i, text in enumerate(heldout):
         for j, other in enumerate(training):
-            both = shingles(text) | shingles(other)
-            similarity = len(shingles(text) & shingles(other)) / len(both)
+            both = grams(text) | grams(other)
+            similarity = len(grams(text) & grams(other)) / len(both)
             if similarity >= NEAR:
                 expected[f"h{i}"] = (f"t{j}", round(similarity, 3))
                 break
     index = NearDuplicates((f"h{i}", normalise(text)) for i, text in enumerate(heldout))
     for j, text in enumerate(training):
-        index.compare({"id": f"t{j}"}, normalise(text))
+        index.compare({"id": f"t{j}"}, Prompt(text))
     found = {entry["heldout_id"]: (entry["training_id"], entry["similarity"]) for entry in index.matches()}
     assert found == expected
     assert len(expected) > 15
@@ -440,7 +456,7 @@ def test_near_duplicates_inside_a_data_set_are_those_of_a_search_through_all_pai
     }
     signatures = Signatures()
     for prompt in prompts:
-        signatures.add(prompt)
+        signatures.add(shingles(prompt))
     digests = np.array([hashlib.sha256(prompt.encode()).digest()[:16] for prompt in prompts], dtype="S16")
     pairs = candidates(signatures.keys(), digests)
     found = near_rows(pairs, lambda rows: {row: prompts[row] for row in rows.tolist()})

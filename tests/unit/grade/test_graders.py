@@ -10,8 +10,8 @@ pytest.importorskip("lm_eval", reason="runs in the grade environment")
 from arms.data import graders
 from arms.data.functions import FunctionFailed
 from arms.data.graders import Graders, chosen_letter
-from arms.data.layouts import read_checked
 from arms.data.rows import BadRow
+from arms.data.sources import read_checked
 from arms.job.files import UserError
 
 FILE = '''

@@ -133,6 +133,7 @@ def make_audits(root, categories):
         )
         audit = {"rows": 60, "kept": 60 - len(overlong["rows"]), "overlong": overlong, "starts_with_bos": True}
         audit |= {"first_token_differs": 0.0, "tokens": dict.fromkeys(columns, length)}
+        audit["template"] = ["the model's chat template trims <b>"]
         write_json(root / f"tokens/{name}.audit.json", audit)
 
 
@@ -386,6 +387,7 @@ def test_odd_rows_are_shown_as_text(html):
     """Twenty rows of all data sets, odd ones first; what nobody sees is made visible, long texts are folded."""
     section = html[html.index('id="odd"') : html.index('id="gates"')]
     assert section.count("<article") == 20
+    assert html.count("chat template trims &lt;b&gt;") == 1
     shown = re.findall(r"<small>([a-zA-Z -]+) · pairs.jsonl, line 7 · it is odd</small>", section)
     assert shown[:12] == ["training pairs"] * 12
     assert set(shown[12:]) == {"SFT rows", "held-out pairs", "held-out prompts"}

@@ -11,7 +11,7 @@ from conftest import DPO, SCORING
 from safetensors.torch import load_file
 from trl import DPOTrainer
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
 from arms.job.files import read_json
 from arms.model.models import load_adapter, load_base, new_adapter, save_adapter, stack_adapter

@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_logps import noisy_adapter
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.job.files import UserError
 from arms.scoring.generation import ROUND, Generator
 from arms.scoring.policy import load_policy

@@ -5,7 +5,7 @@ import torch
 from conftest import make_study
 from trl import DPOTrainer
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
 from arms.model.models import load_base, new_adapter
 from arms.scoring.agreement import check_forward

@@ -9,7 +9,7 @@ from check_parity import LOSS, STAGE, WORLD, compare
 from conftest import DPO, RECIPE, SFT
 from transformers import SchedulerType
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
 from arms.job.files import UserError
 from arms.model.models import load_base, new_adapter, prepare_training

@@ -1,19 +1,24 @@
 """The token path, on tokenizers of the shapes that real models have: BOS, EOS and pad, templates, and overlong rows."""
 
 import copy
+import functools
 import json
 import random
+import re
 import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tokenize_data
 from tokenizers import Tokenizer, decoders, normalizers
 from tokenizers.models import BPE
 
-from arms.data.encoding import COMPLETIONS, GROUP, Encoder, TokenRows, read_tokens, write_tokens
+from arms.data import encoding
+from arms.data.encoding import BATCH, COMPLETIONS, Encoder
 from arms.data.leakage import digest, normalise
-from arms.data.templates import check_answer
+from arms.data.templates import check_answer, peculiarities
+from arms.data.token_rows import GROUP, TokenRows, read_tokens, token_tables, write_tokens
 from arms.data.tokens import control_tokens, load_tokenizer
 from arms.data.turns import CONTEXT, not_held_out
 from arms.job.files import UserError, sha256_bytes
@@ -336,6 +341,97 @@ def test_a_space_before_the_answer_is_told(tokenizers):
     assert "b7390 [/INST] ' before an answer, and ends a prompt with" in told
 
 
+HEADED = "{{ '<|im_start|>' + m['role'] + '\n' + %s + '<|im_end|>\n' }}"
+ASKED = "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+PLAIN = "{% for m in messages %}" + HEADED % "m['content']" + "{% endfor %}" + ASKED
+# What the templates of well-known models do, each in its shortest form: name -> template, what is told of it
+OF_MODELS = {
+    "SmolLM2, Qwen2.5: a system turn of its own": (
+        "{% if messages[0]['role'] != 'system' %}"
+        "{{ '<|im_start|>system\nYou are a helpful AI.<|im_end|>\n' }}{% endif %}" + PLAIN,
+        [r"has a system turn of its own: a prompt begins '<\|im_start\|>system\\nYou are a helpful AI\."],
+    ),
+    "Llama 3.1: a date, a system turn always, trimmed turns": (
+        "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+        "{% if messages[0]['role'] == 'system' %}"
+        "{% set system, messages = messages[0]['content'], messages[1:] %}{% endif %}"
+        "{{ '<|im_start|>system\nToday Date: ' + date_string + '\n\n' + (system or '') | trim + '<|im_end|>\n' }}"
+        "{% for m in messages %}" + HEADED % "m['content'] | trim" + "{% endfor %}" + ASKED,
+        ["writes the date '26 Jul 2024' into every prompt", "trims the white space around a turn"],
+    ),
+    "Qwen3: thoughts of earlier answers stripped": (
+        "{% for m in messages %}{% set text = m['content'].split('</think>')[-1] if not loop.last else m['content'] %}"
+        + HEADED % "text"
+        + "{% endfor %}"
+        + ASKED,
+        [r"leaves out the thoughts \(<think>\) of earlier answers"],
+    ),
+    "Mistral: the system turn goes into the last user turn": (
+        "{% set system = messages[0]['content'] + '\n\n' if messages[0]['role'] == 'system' else '' %}"
+        "{% set turns = messages[1:] if system else messages %}{% for m in turns %}{% if m['role'] == 'user' %}"
+        "{{ '[INST]' + (system if loop.index0 // 2 == (turns | length - 1) // 2 else '') + m['content'] + '[/INST]' }}"
+        "{% else %}{{ m['content'] + eos_token }}{% endif %}{% endfor %}",
+        ["reorders the turns of a conversation"],
+    ),
+    "Gemma: no system turn, trimmed turns": (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+        "{% for m in messages %}" + HEADED % "m['content'] | trim" + "{% endfor %}" + ASKED,
+        ["trims the white space around a turn", "refuses a system turn"],
+    ),
+    "an answer that ends otherwise": (
+        PLAIN.replace("'<|im_end|>\n'", "'<|endoftext|>\n'"),
+        [r"ends an answer with '<\|endoftext\|>\\n'; here answers end with the tokenizer's EOS, '<\|im_end\|>'"],
+    ),
+    "an earlier turn that changes later": (
+        "{% if messages | length > 2 %}{{ '<|im_start|>tool\nlong<|im_end|>\n' }}{% endif %}" + PLAIN,
+        ["renders a turn otherwise once the conversation goes on"],
+    ),
+    "one turn alone": (
+        "{% if messages | length > 2 %}{{ raise_exception('too long') }}{% endif %}" + PLAIN,
+        ["refuses a conversation of several turns"],
+    ),
+    "nothing odd": (PLAIN, []),
+}
+
+
+@pytest.mark.parametrize("name", OF_MODELS)
+def test_what_a_template_does_with_its_turns_is_told(tmp_path, name):
+    template, words = OF_MODELS[name]
+    tokenizer = load_tokenizer(make(tmp_path, "qwen2-instruct", chat_template=template))
+    tokenizer.eos_token = "<|im_end|>"
+    told = peculiarities(tokenizer, settings())
+    assert len(told) == len(words), told
+    for line, pattern in zip(told, words, strict=True):
+        assert re.search(pattern, line), line
+    assert peculiarities(tokenizer, settings(template="Q: {prompt}\nA: ")) == []
+    _, audit = encode_rows(ROWS, "pairs", tokenizer, settings(), "f")
+    assert audit["template"] == told
+
+
+def test_a_first_token_that_prompt_and_answer_share_is_told(tokenizers):
+    """Of tokenizers that merge over the boundary: "b73" and "90" of one number, where no turn ends in between."""
+    tokenizer = copy.deepcopy(tokenizers["qwen2-instruct"])
+    tokenizer.add_tokens(["90b7391"])
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    assert "share a token; here they are tokenised apart" in peculiarities(tokenizer, settings())[0]
+
+
+def test_rows_whose_turns_a_template_changes_are_counted(tmp_path):
+    tokenizer = load_tokenizer(
+        make(tmp_path, "qwen2-instruct", chat_template=OF_MODELS["Qwen3: thoughts of earlier answers stripped"][0])
+    )
+    turns = conversation("user", "assistant", "user")
+    thinks = [turns[0], {"role": "assistant", "content": "<think>hm</think>river"}, turns[2]]
+    rows = [
+        {**ROWS[0], "_turns": own, "_place": f"my.jsonl, line {n}"} for n, own in enumerate((turns, thinks, thinks))
+    ]
+    _, audit = encode_rows(rows, "sft", tokenizer, settings(), "f")
+    assert audit["template"][-1] == (
+        "the model's chat template leaves out or changes the text of a turn in 2 rows, first the assistant's in "
+        "my.jsonl, line 1"
+    )
+
+
 def test_what_a_vocabulary_lacks_is_no_control_token(tokenizers):
     """Llama-2's <unk> is refused where it pads, and because it does."""
     tokenizer = copy.deepcopy(tokenizers["llama2"])
@@ -457,7 +553,7 @@ def test_token_rows_are_those_that_were_written(tmp_path):
         }
         for n in range(GROUP + 300)
     ]
-    write_tokens(tmp_path / "t.parquet", iter(rows))
+    write_tokens(tmp_path / "t.parquet", token_tables(rows))
     found = read_tokens(tmp_path / "t.parquet")
     assert list(found) == rows
     assert (len(found), found.ids()[-1]) == (len(rows), f"p{GROUP + 299}")
@@ -472,13 +568,40 @@ def test_token_rows_are_those_that_were_written(tmp_path):
     assert found.map(None) is found
 
 
+@pytest.mark.parametrize("action", ["drop", "truncate"])
+def test_any_number_of_processes_makes_the_same_tokens(tmp_path, monkeypatch, action):
+    """Six batches, of which the last four go to other processes; rows that are too long are at the same lines."""
+    model = make(tmp_path, "smollm2")
+    draw = random.Random(4)
+    rows = [
+        {**ROWS[0], "_row": n, "id": str(n), "completion": "river " * draw.randrange(1, 30)}
+        for n in range(6 * BATCH - 9)
+    ]
+    ((row,), _) = encode_rows(ROWS[:1], "sft", load_tokenizer(model), settings(), "f")
+    chosen = settings(max_length=len(row["prompt_ids"]) + 20, on_overlong=action)
+    monkeypatch.setattr(encoding, "ALONE", 2)
+    again = functools.partial(tokenize_data.encoder_of, str(model), "sft", chosen, "f")
+    made = {}
+    for processes in (1, 3):
+        encoder, path = Encoder("sft", load_tokenizer(model), chosen, "f"), tmp_path / f"{processes}.parquet"
+        write_tokens(path, encoder.tables(rows, processes, again))
+        made[processes] = path.read_bytes(), encoder.audit()
+    assert made[1] == made[3]
+    audit = made[1][1]
+    assert len(audit["overlong"]["rows"]) > 50
+    kept = read_tokens(tmp_path / "3.parquet")
+    assert (audit["rows"], audit["kept"]) == (len(rows), len(kept))
+    alone, same = encode_rows(rows, "sft", load_tokenizer(model), chosen, "f")
+    assert (list(kept), same) == (alone, audit)
+
+
 def test_nothing_is_left_of_tokens_that_failed(tmp_path):
     def rows():
         yield {"id": "a", "category": "a", "prompt_ids": [1]}
         raise UserError("bad row")
 
     with pytest.raises(UserError, match="bad row"):
-        write_tokens(tmp_path / "t.parquet", rows())
+        write_tokens(tmp_path / "t.parquet", token_tables(rows()))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -626,5 +749,5 @@ def test_an_earlier_prompt_that_is_held_out_is_told():
 
 def test_context_goes_through_the_token_file(tokenizers, tmp_path):
     rows, _ = encode_rows([ROWS[0], CONVERSATION], "sft", tokenizers["smollm2"], settings(assistant_turns="all"), "f")
-    write_tokens(tmp_path / "a.parquet", iter(rows))
+    write_tokens(tmp_path / "a.parquet", token_tables(rows))
     assert list(read_tokens(tmp_path / "a.parquet")) == rows

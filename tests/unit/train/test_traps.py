@@ -37,7 +37,7 @@ from test_equivalence import (
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 from trl import DataCollatorForCompletionOnlyLM, DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
-from arms.data.encoding import read_tokens
+from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
 from arms.job.files import UserError
 from arms.model.models import load_base
