@@ -14,6 +14,8 @@ import numpy as np
 
 from arms.data.leakage import TENTHS, digest, is_near, word_shingles
 
+CHUNK = 2**20  # shingles that are looked up at once
+
 
 class Forest:
     """Groups of whole numbers that grow together (union-find; Tarjan 1975)."""
@@ -102,10 +104,13 @@ class Clusters:
 
 
 def occurrences(values: np.ndarray) -> np.ndarray:
-    """How often each of `values` is there: (n,) of dtype int32."""
-    order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(values[order]) != 0))
-    runs = np.diff(np.append(starts, len(values)))
-    found = np.empty(len(values), dtype="int32")
-    found[order] = np.repeat(runs, runs)
+    """How often each of `values` is there: (n,) of dtype int32. Takes 13 bytes a value beside it."""
+    ordered = np.sort(values)
+    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    counts = np.searchsorted(ordered, shared, side="right") - np.searchsorted(ordered, shared)
+    found = np.ones(len(values), dtype="int32")
+    for start in range(0, len(values) if len(shared) else 0, CHUNK):
+        part = values[start : start + CHUNK]
+        place = np.minimum(np.searchsorted(shared, part), len(shared) - 1)
+        found[start : start + CHUNK] = np.where(shared[place] == part, counts[place], 1)
     return found
