@@ -62,6 +62,7 @@ class Planning:
 
         async def finish_and_cut(dag: Any, job: Any, update_checkpoint_dependencies: bool = True) -> bool:
             found = await finish(dag, job, update_checkpoint_dependencies)
+            found = self.go_on_within_until(dag, job if job.is_group() else [job]) or found
             if not (dag.workflow.dryrun or dag.workflow.touch):
                 self.cut_off(dag, job if job.is_group() else [job])
             return found
@@ -121,6 +122,17 @@ class Planning:
         """Whether the command line, or an interrupted run, makes a job run (DAG.update_needrun's own `is_forced`)."""
         by_rule = job not in dag.omitforce and job.rule in dag.forcerules
         return by_rule or not dag.forcefiles.isdisjoint(job.output)
+
+    def go_on_within_until(self, dag: Any, finished: Iterable[Any]) -> bool:
+        """With --until RULE, make the jobs of that rule ready that wait for others of it; whether there are any.
+
+        Snakemake takes whatever depends on a job of that rule for what lies beyond it.
+        """
+        waiting = [below for job in finished if dag.in_until(job) for below in dag.depending[job]]
+        waiting = [job for job in waiting if dag.in_until(job) and dag.needrun(job)]
+        for job in waiting:
+            dag._n_until_ready[job] -= 1
+        return bool(dag.update_ready(waiting)) if waiting else False
 
     def cut_off(self, dag: Any, finished: Iterable[Any]) -> None:
         """Take the jobs out of the plan that became ready and would read what they read before, and go on below."""
