@@ -33,7 +33,7 @@ rule check_data:
 use rule check_data as list_heldout with:
     # List the held-out pairs and prompts for the statistics.
     input:
-        heldout=expand("<results>/data/{data}.parquet", data=study.heldout),
+        heldout=expand("<results>/data/{data}.parquet", data=study.heldout) + study.tasks.items,
     output:
         prompts="<results>/data/prompts.parquet",
         audit="<results>/data/prompts.audit.json",
@@ -49,6 +49,7 @@ use rule check_data as list_heldout with:
 rule tokenize_data:
     """Turn one data set into token ids, once, for every arm."""
     input:
+        ancient(lambda wildcards: study.tasks.waited_for(wildcards.dataset)),  # without a name: not for the program
         model="<results>/model/model.json",
         data=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset]}.parquet",
         beside=ancient(lambda wildcards: study.heldout_beside(wildcards.dataset)),

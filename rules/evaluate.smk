@@ -1,5 +1,7 @@
 """What each run thinks of pairs and answers to prompts, and the scores of both."""
 
+SAVED = {"checkpoint_minutes": config["checkpoint_minutes"]}
+
 
 rule score_pairs:
     """Log-probabilities of pairs under one policy; on the training pairs, a reference table."""
@@ -20,12 +22,7 @@ rule score_pairs:
     resources:
         **resources.of_model(min(config["gpus"], 1)),
     params:
-        **program(
-            "score_pairs",
-            "train",
-            settings.of_model(**config["scoring"]),
-            checkpoint_minutes=config["checkpoint_minutes"],
-        ),
+        **program("score_pairs", "train", settings.of_model(**config["scoring"]), **SAVED),
     shell:
         RUN_ON_THREADS
 
@@ -44,12 +41,7 @@ use rule score_pairs as generate with:
     benchmark:
         "<benchmarks>/generate/{run}.tsv"
     params:
-        **program(
-            "generate",
-            "train",
-            settings.of_model(generation=config["generation"]),
-            checkpoint_minutes=config["checkpoint_minutes"],
-        ),
+        **program("generate", "train", settings.of_model(generation=config["generation"]), **SAVED),
 
 
 rule grade:

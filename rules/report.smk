@@ -31,8 +31,8 @@ rule plot:
         RUN
 
 
-rule report:
-    """One self-contained page: question, answer, figures, tables, examples, data audit, versions."""
+use rule plot as report with:
+    # One self-contained page: question, answer, figures, tables, examples, data audit, versions.
     input:
         **study.answers,
         decision="<results>/stats/decision.json",
@@ -56,9 +56,5 @@ rule report:
         "<logs>/report.log",
     benchmark:
         "<benchmarks>/report.tsv"
-    conda:
-        "../envs/stats.yaml"
     params:
         **program("report", "stats", settings.report(), skipped=engine.skipped),
-    shell:
-        RUN

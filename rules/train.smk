@@ -35,8 +35,8 @@ rule train_sft:
         RUN_ON_THREADS
 
 
-rule train_dpo:
-    """Preference optimisation against the reference table, from SFT (sft_dpo) or from the base (dpo_only)."""
+use rule train_sft as train_dpo with:
+    # Preference optimisation against the reference table, from SFT (sft_dpo) or from the base (dpo_only).
     input:
         model="<results>/model/model.json",
         start=lambda wildcards: study.adapter(study.parent(wildcards)),
@@ -55,15 +55,8 @@ rule train_dpo:
         "<logs>/train_dpo/{arm}{variant}-seed{seed}.log",
     benchmark:
         "<benchmarks>/train_dpo/{arm}{variant}-seed{seed}.tsv"
-    conda:
-        "../envs/train.yaml"
-    threads: config["threads"] * resources.processes
-    resources:
-        **resources.of_model(config["gpus"]),
     params:
         **program("train_dpo", "train", settings.dpo, processes=resources.processes, **SAVING),
-    shell:
-        RUN_ON_THREADS
 
 
 rule check_parity:

@@ -21,15 +21,15 @@ from pathlib import Path
 
 from arms.data.functions import FunctionFailed
 from arms.data.graders import Graders
+from arms.data.score_table import write_scores
 from arms.data.sources import read_checked
-from arms.job.files import UserError, atomic_path, exit_with_message, sha256_bytes
+from arms.job.files import UserError, exit_with_message, sha256_bytes
 from arms.job.manifest import Job
 from arms.job.program import JobParser
 from study.runs import Run
 from study.vocabulary import METRICS
 
 STATUSES = ("ok", "empty", "truncated")
-UNTRAINED = -1  # train_seed of the base
 
 
 def main() -> None:
@@ -166,33 +166,6 @@ def grade(prompt: dict, generation: dict, graders: Graders) -> tuple[float | Non
 def margin(pair: dict) -> float:
     """Difference of the mean log-probability per token, chosen minus rejected, in nats."""
     return pair["chosen_logp"] / pair["chosen_tokens"] - pair["rejected_logp"] / pair["rejected_tokens"]
-
-
-def write_scores(target: str, run: Run, rows: list[tuple]) -> None:
-    """Write (prompt_id, sample_idx, value, status, gen_sha256) rows, sorted by their key, as one score table."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    ids, samples, values, statuses, hashes = zip(*rows, strict=True)
-
-    def category(names: tuple[str, ...], index: pa.DataType) -> pa.DictionaryArray:
-        levels = sorted(set(names))
-        place = {name: number for number, name in enumerate(levels)}
-        return pa.DictionaryArray.from_arrays(pa.array([place[name] for name in names], index), pa.array(levels))
-
-    columns = {
-        "arm": (category((run.arm,) * len(rows), pa.int8()), False),
-        "train_seed": (pa.array([UNTRAINED if run.seed is None else run.seed] * len(rows), pa.int32()), False),
-        "prompt_id": (category(ids, pa.int32()), False),
-        "sample_idx": (pa.array(samples, pa.int16()), False),
-        "value": (pa.array(values, pa.float64()), True),
-        "status": (category(statuses, pa.int8()), False),
-        "gen_sha256": (pa.array(hashes, pa.string()), True),
-    }
-    schema = pa.schema([pa.field(name, array.type, nullable) for name, (array, nullable) in columns.items()])
-    table = pa.Table.from_arrays([array for array, _ in columns.values()], schema=schema)
-    with atomic_path(target) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
 
 
 if __name__ == "__main__":

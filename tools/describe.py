@@ -24,6 +24,9 @@ def rows(schema: dict, definitions: dict, prefix: str = "", told: set[str] | Non
         lines.append(f"| `{prefix}{name}` | {kind} | {default} | {text} |")
         if entry.get("$ref") not in told:
             lines += rows(target, definitions, f"{prefix}{name}.", told)
+        named = entry.get("additionalProperties")
+        if isinstance(named, dict) and "$ref" in named:
+            lines += rows(definitions[named["$ref"].rsplit("/", 1)[1]], definitions, f"{prefix}{name}.<name>.", told)
         told |= {entry["$ref"]} if "$ref" in entry else set()
     return lines
 

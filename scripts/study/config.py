@@ -25,8 +25,10 @@ from study.data_config import checked_data, data_sets
 from study.datasets import DATASETS, DEVELOPMENT, HELDOUT, TRAINED, UNTRAINED
 from study.errors import ConfigError
 from study.runs import Run
+from study.tasks import Tasks, check_tasks
 from study.vocabulary import DPO_ARMS, METRICS, OF_ANSWERS
 
+NOTHING = "(?!)"  # a regular expression that no text matches
 SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
 
 
@@ -105,7 +107,13 @@ class Study:
     @property
     def metrics(self) -> list[str]:
         """What the arms are compared by: without held-out prompts no answer is."""
-        return [name for name in METRICS if name not in OF_ANSWERS or "heldout_prompts" in self.data]
+        own = [name for name in METRICS if name not in OF_ANSWERS or "heldout_prompts" in self.data]
+        return [*own, *self.tasks.metrics]
+
+    @property
+    def tasks(self) -> Tasks:
+        """The tasks of lm-evaluation-harness."""
+        return Tasks(self.config)
 
     def of_prompts(self, **files: str | list[str]) -> dict[str, str | list[str]]:
         """Files of a rule that there are only with held-out prompts: these, or none."""
@@ -195,6 +203,8 @@ class Study:
             "stage": "|".join(TRAINED),
             "data": "|".join(self.sets),
             "dataset": "|".join(dataset for dataset, name in DATASETS.items() if name in self.sets),
+            "task": "|".join(self.tasks) or NOTHING,
+            "metric": "|".join(map(re.escape, self.tasks.metrics)) or NOTHING,
         }
 
 
@@ -268,6 +278,7 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     if filled["model"].get("path"):
         filled["model"]["path"] = portable(os.path.expanduser(filled["model"]["path"]))
     filled["data"] = checked_data(filled["data"], home)
+    check_tasks(filled, home)
     metric = filled["statistics"]["primary_metric"]
     if metric in OF_ANSWERS and "heldout_prompts" not in filled["data"]:
         raise ConfigError(
@@ -302,7 +313,9 @@ def _complaint(error: jsonschema.ValidationError) -> str:
     """One schema error in the user's words: key, what is wrong, the cure."""
     key = ".".join(map(str, error.absolute_path))
     if error.validator == "additionalProperties" and "properties" in error.schema:
+        allowed = "|".join(error.schema.get("patternProperties", [NOTHING]))
         unknown = [name for name in error.instance if name not in error.schema["properties"]]
+        unknown = [name for name in unknown if not re.search(allowed, name)]
         close = difflib.get_close_matches(unknown[0], error.schema["properties"], n=1)
         known = f"did you mean {close[0]!r}?" if close else f"known keys: {', '.join(error.schema['properties'])}"
         return f"unknown key {'.'.join([key, unknown[0]]).strip('.')!r}; {known}"

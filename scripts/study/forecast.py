@@ -9,6 +9,7 @@ import os
 import sys
 from pathlib import Path
 
+from study.tasks import Tasks
 from study.vocabulary import ARMS, CONTRASTS, METRICS
 
 HELDOUT = {"pref_acc": "heldout_pairs", "pass_rate": "heldout_prompts"}  # metric: the data file that it is judged on
@@ -57,7 +58,9 @@ def warning(config: dict) -> str | None:
     chosen = config["statistics"]
     guesses, metric = chosen["power"], chosen["primary_metric"]
     margin = chosen["margins"].get(metric)
-    if not guesses["floor"] or METRICS[metric][0] != "binary":
+    kinds = {name: kind for name, (kind, *_) in METRICS.items()}
+    kinds |= {name: facts["kind"] for name, facts in Tasks(config).metrics.items()}
+    if not guesses["floor"] or kinds[metric] != "binary":
         return None
     accept = "statistics.power.floor: 0 accepts that"
     if margin is None:

@@ -124,15 +124,31 @@ class Settings:
             "monte_carlo": {"B": 19999},
             "metrics": {
                 name: {
-                    "kind": kind,
-                    "higher_is_better": True,
-                    "bounds": [0, 1] if kind == "binary" else None,
+                    **facts,
+                    "bounds": [0, 1] if facts["kind"] == "binary" else None,
                     "margin": chosen["margins"].get(name),
                     "role": "primary" if name == chosen["primary_metric"] else "secondary",
                 }
-                for name, kind in ((name, METRICS[name][0]) for name in self.study.metrics)
+                for name, facts in {name: self.metric(name) for name in self.study.metrics}.items()
             },
         }
+
+    def metric(self, name: str) -> dict:
+        """Kind of a metric, and whether higher is better."""
+        return self.study.tasks.metrics.get(name) or {"kind": METRICS[name][0], "higher_is_better": True}
+
+    def task(self, wildcards) -> dict:
+        """Of the requests of a task."""
+        return self.study.tasks.settings(wildcards.task)
+
+    def answers(self) -> dict:
+        """Of the answers to a task's requests, which are greedy: how many are computed at a time."""
+        generation = {"batch_size": self.config["generation"]["batch_size"]}
+        return self.of_model(scoring=self.config["scoring"], generation=generation)
+
+    def grades(self, wildcards) -> dict:
+        """Of grading a task's answers by one metric."""
+        return self.study.tasks.settings(self.study.tasks.of(wildcards.metric)) | {"metric": wildcards.metric}
 
     def report(self) -> dict:
         """Of the report: what its page says about the study."""

@@ -92,11 +92,11 @@ BREAKS = {
         f"X = {{'a': lambda wildcards: [{'wildcards.run, ' * 9}]}}\n",
         "a long lambda",
     ),
-    "rules of 501 lines": (
+    "rules of 546 lines": (
         "more_than_rules",
         "rules/train.smk",
-        "# line\n" * 501,
-        "lines that are not blank, at most 500",
+        "# line\n" * 546,
+        "lines that are not blank, at most 545",
     ),
     "a Snakefile of 101 lines": ("more_than_rules", "Snakefile", "# line\n" * 101, "lines, at most 100"),
 }
