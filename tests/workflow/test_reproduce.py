@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from arms.job.files import sha256_file
+from arms.job.manifest import pinned_versions
+
 CHECKSUMS = "config/checksums/smoke.json"
 
 
@@ -36,6 +39,23 @@ def recorded(finished, clone):
 def compared(clone):
     """Compare the results in a clone with its checksums."""
     return reproduce(clone.folder, "compare", "--results", "results/smoke")
+
+
+def test_the_shipped_checksums_are_of_this_commit(clone):
+    """Whoever changes a program, a pin, the default configuration or its data runs `make demo` and `make checksums`."""
+    clone.snakemake("verify", config=None)  # finds nothing, but leaves the list of the default study's jobs
+    jobs = json.loads((clone.folder / ".snakemake" / "demo.jobs.json").read_text())
+    found = [(made["job"]["rule"], made["job"]["wildcards"].values(), made) for made in jobs.values()]
+    today = {" ".join(filter(None, [rule, *wildcards])): made for rule, wildcards, made in found}
+    recorded = json.loads((clone.folder / "config" / "checksums" / "demo.json").read_text())
+    assert set(recorded["jobs"]) == set(today)
+    for name, made in today.items():
+        known = recorded["jobs"][name]
+        assert (name, known["code"]) == (name, made["job"]["code"])
+        assert (name, known["settings"]) == (name, made["job"]["settings"])
+        assert known["data"] == {path: sha256_file(clone.folder / path) for path in known["data"]}
+        pins = pinned_versions(clone.folder / made["lock"])
+        assert pins.items() <= recorded["versions"][known["lock"]].items()
 
 
 def test_a_rebuild_of_the_commit_equals_the_checksums(recorded):
