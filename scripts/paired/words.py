@@ -240,7 +240,7 @@ def in_words(
     rule = plan.question.rule
     gain = decision.primary.get(rule.gain) if rule and decision.result == "GO" else None
     if gain and not gain.verdict.startswith("superior"):
-        answer = f"By the rule of the plan it is GO. The claims one by one, each adjusted for the others: {answer}"
+        answer += " By the rule of the plan, which tests at once what it needs and so adjusts nothing, it is GO."
     if plan_changes:
         answer = f"Exploratory: {answer}"
     return {
