@@ -43,17 +43,20 @@ def test_the_environment_is_cleaned_first(clone):
 
 
 def test_every_rule_names_one_environment(clone):
-    rules = {}
-    for path in sorted((clone.folder / "rules").glob("*.smk")):
-        for text in re.split(r"^rule ", path.read_text(), flags=re.MULTILINE)[1:]:
-            rules[text.split(":")[0]] = text
-    assert len(rules) > 10
+    """Its program runs in it; a rule that uses another one runs where that one does."""
+    text = "\n".join(path.read_text() for path in sorted((clone.folder / "rules").glob("*.smk")))
+    parts = re.split(r"^ *(?=rule |use rule )", text, flags=re.MULTILINE)[1:]
+    rules = {re.match(r"(?:use rule \w+ as |rule )(\w+)", part)[1]: part for part in parts}
+    assert len(rules) > 20
     del rules["crate"]  # a name for a file, it runs nothing
-    for name, text in rules.items():
-        (conda,) = re.findall(r'conda:\s+"\.\./envs/(\w+)\.yaml"', text)
-        programs = dict(re.findall(r'program\(\s*"(\w+)",\s*"(\w+)"', text))  # and those of rules that inherit this one
-        assert name in programs
-        assert set(programs.values()) == {conda}, name
+    found = {}
+    for name, part in rules.items():
+        used = re.match(r"use rule (\w+) as", part)
+        (conda,) = re.findall(r'conda:\s+"\.\./envs/(\w+)\.yaml"', rules[used[1]] if used else part)
+        ((program, environment),) = re.findall(r'program\(\s*"(\w+)",\s*"(\w+)"', part)
+        assert program == name or (program, name) == ("check_node", "check_gpu_node")
+        found[name] = environment, conda
+    assert all(environment == conda for environment, conda in found.values()), found
 
 
 @pytest.mark.parametrize(
