@@ -32,11 +32,6 @@ class Signatures:
         if len(self.waiting) == WAITING:
             self._make()
 
-    def extend(self, others: Signatures) -> None:
-        """Those of prompts that come after these."""
-        self._make()
-        self.found += others.keys().tobytes()
-
     def keys(self) -> np.ndarray:
         """(n, BANDS) of dtype uint64."""
         self._make()

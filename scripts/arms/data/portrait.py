@@ -51,15 +51,6 @@ class Portrait:
         self.signatures.add(prompt.shingles)
         self.rows += 1
 
-    def extend(self, other: Portrait) -> None:
-        """The rows that come after these."""
-        for kind, rows in other.found.items():
-            self.found[kind].extend(self.rows + row for row in rows)
-        self.common = array("q", map(sum, zip(self.common, other.common, strict=True)))
-        self.scripts += other.scripts
-        self.signatures.extend(other.signatures)
-        self.rows += other.rows
-
     def describe(self, table: Table, path: str | Path) -> dict:
         """The part of the audit: suspicions, look_first, histograms, scripts. path: the checked table."""
         odd = self._of_the_whole(table, path)
