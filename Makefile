@@ -41,7 +41,7 @@ test: setup .envs/pytest/.ready lint  ## run all tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line workflow unit slurm conda
 
 test-all: export SFT_VS_DPO_ALL_TESTS = 1
-test-all: test  ## the same with what takes hours: exhaustive kills, fuzzing, all model families
+test-all: .envs/serve/.ready test  ## the same with what takes hours: exhaustive kills, fuzzing, all model families
 
 unit: house unit-driver unit-stats unit-grade unit-train  ## unit tests, each in the environment of what it tests
 
@@ -74,13 +74,15 @@ lint:  ## all linters and the type checker; .pre-commit-config.yaml runs the sam
 	$(SNAKEMAKE) --lint
 	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" .envs/driver/bin/python tools/pin_envs.py --check
 	.envs/driver/bin/python tools/describe.py --check
+	.envs/driver/bin/python tools/checklist.py --check
 
 envs: $(UV)  ## after a change of pyproject.toml: lock again and write envs/*.yaml
 	$(UV) lock
 	PATH="$(CURDIR)/.envs/uv/bin:$$PATH" $(PYTHON) tools/pin_envs.py
 
-docs:  ## write config/README.md's table of keys from config/schema.yaml
+docs:  ## write config/README.md's table of keys from config/schema.yaml, and docs/checklist.md
 	.envs/driver/bin/python tools/describe.py
+	.envs/driver/bin/python tools/checklist.py
 
 clean:  ## remove the environments (results stay)
 	rm -rf .envs .cache/conda-standin

@@ -12,7 +12,7 @@ from pathlib import Path
 HOME = Path(workflow.current_basedir.get_path_or_uri(secret_free=True)).absolute()
 sys.path.insert(0, str(HOME / "scripts"))
 
-from study.base_files import base_files
+from study.base_files import base_files, loader_file
 from study.command import RUN, RUN_ON_THREADS, SHOW
 from study.engine import Engine
 from study.forecast import power_flags, say_before_training
@@ -47,6 +47,9 @@ localrules:
     plan_memory,
     freeze_plan,
     power,
+    meet_judge,
+    judge,
+    fetch_reward,
     verify,
     crate,
     check_login,
@@ -71,12 +74,14 @@ include: "rules/memory.smk"
 include: "rules/train.smk"
 include: "rules/evaluate.smk"
 include: "rules/tasks.smk"
+include: "rules/judges.smk"
 include: "rules/statistics.smk"
 include: "rules/report.smk"
 include: "rules/provenance.smk"
 include: "rules/doctor.smk"
 
 
+engine.answer_status()
 say_before_training(study, workflow)
 
 

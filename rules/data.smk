@@ -49,7 +49,7 @@ use rule check_data as list_heldout with:
 rule tokenize_data:
     """Turn one data set into token ids, once, for every arm."""
     input:
-        ancient(lambda wildcards: study.tasks.waited_for(wildcards.dataset)),  # without a name: not for the program
+        ancient(lambda wildcards: study.waited_for(wildcards.dataset)),  # without a name: not for the program
         model="<results>/model/model.json",
         data=lambda wildcards: f"<results>/data/{DATASETS[wildcards.dataset]}.parquet",
         beside=ancient(lambda wildcards: study.heldout_beside(wildcards.dataset)),
@@ -72,3 +72,18 @@ rule tokenize_data:
         **program("tokenize_data", "train", settings.tokens, kind=settings.kind, ahead=settings.ahead),
     shell:
         RUN_ON_THREADS
+
+
+use rule tokenize_data as mismatch_pairs with:
+    # Training prompts with the answers of other pairs, for KTO's KL term.
+    input:
+        pairs="<results>/tokens/train_pairs.parquet",
+    output:
+        mismatched="<results>/tokens/mismatched_pairs.parquet",
+        manifest="<results>/tokens/mismatched_pairs.manifest.json",
+    log:
+        "<logs>/mismatch_pairs.log",
+    benchmark:
+        "<benchmarks>/mismatch_pairs.tsv"
+    params:
+        **program("mismatch_pairs", "train", {}),

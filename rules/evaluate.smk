@@ -6,9 +6,9 @@ SAVED = {"checkpoint_minutes": config["checkpoint_minutes"]}
 rule score_pairs:
     """Log-probabilities of pairs under one policy; on the training pairs, a reference table."""
     input:
-        model="<results>/model/model.json",
-        adapter=lambda wildcards: study.adapter(wildcards.run),
-        tokens="<results>/tokens/{split}_pairs.parquet",
+        model=study.starting.model_of,
+        adapter=study.starting.adapter_of,
+        tokens=study.starting.pairs_of,
     output:
         table="<results>/{run}/{split}_logps.parquet",
         manifest="<results>/{run}/{split}_logps.manifest.json",
@@ -30,8 +30,8 @@ rule score_pairs:
 use rule score_pairs as generate with:
     # Answers of one run to the held-out prompts.
     input:
-        model="<results>/model/model.json",
-        adapter=lambda wildcards: study.adapter(wildcards.run),
+        model=lambda wildcards: study.starting.base(wildcards.run),
+        adapter=lambda wildcards: study.starting.adapter(wildcards.run),
         tokens="<results>/tokens/heldout_prompts.parquet",
     output:
         generations="<results>/{run}/generations.parquet",

@@ -8,6 +8,7 @@ rule plan_memory:
     """Predict the memory of every stage; a study that does not fit gpu_memory_gb stops here, with the cheapest cure."""
     input:
         model="<results>/model/model.json",
+        tasks=study.tasks.tokens,
     output:
         plan="<results>/memory/plan.json",
         manifest="<results>/memory/plan.manifest.json",

@@ -5,6 +5,7 @@ rule fetch_model:
     """Fetch the base model, check its files, and describe them."""
     input:
         files=base_files(config),
+        loader=loader_file(config["model"]),
     output:
         weights=directory("<results>/model/weights"),
         card="<results>/model/model.json",

@@ -26,7 +26,7 @@ rule plot:
     conda:
         "../envs/stats.yaml"
     params:
-        **program("plot", "stats", {}),
+        **program("plot", "stats", settings.plot()),
     shell:
         RUN
 
@@ -35,9 +35,12 @@ use rule plot as report with:
     # One self-contained page: question, answer, figures, tables, examples, data audit, versions.
     input:
         **study.answers,
+        **study.judges.report,
         decision="<results>/stats/decision.json",
-        tables=expand("<results>/stats/{table}.parquet", table=REPORTED_TABLES),
+        tables=expand("<results>/stats/{table}.parquet", table=[*REPORTED_TABLES, *study.judges.tables]),
         template=source("scripts/report.html.j2"),
+        style=source("scripts/report.css"),
+        script=source("scripts/report.js"),
         figures=expand("<results>/figures/{figure}.svg", figure=FIGURES),
         audits=study.audits,
         parity="<results>/parity.json",

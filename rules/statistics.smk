@@ -45,17 +45,13 @@ It waits for nothing and goes first; no score waits for it, so that another plan
 rule compare:
     """Paired contrasts C1-C7 with error control, a verdict for each in words, and the decision."""
     input:
-        scores=lambda wildcards: expand(
-            "<results>/scores/metric={metric}/part-{run}.parquet",
-            metric=study.metrics,
-            run=study.runs(wildcards.variant),
-        ),
+        scores=lambda wildcards: study.scores(wildcards.variant),
         prompts="<results>/data/prompts.parquet",
         plan_lock="<results>/plan.json",
         gates=["<results>/parity{variant}.json", *study.data_audits],
     output:
-        tables=expand("<results>/stats{{variant}}/{table}.parquet", table=TABLES),
-        csv=expand("<results>/stats{{variant}}/{table}.csv", table=TABLES),
+        tables=expand("<results>/stats{{variant}}/{table}.parquet", table=[*TABLES, *study.judges.tables]),
+        csv=expand("<results>/stats{{variant}}/{table}.csv", table=[*TABLES, *study.judges.tables]),
         decision="<results>/stats{variant}/decision.json",
         manifest="<results>/stats{variant}/manifest.json",
     log:

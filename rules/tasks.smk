@@ -57,8 +57,8 @@ use rule tokenize_data as tokenize_task with:
 use rule score_pairs as answer_task with:
     # One run's answers to what a task asks.
     input:
-        model="<results>/model/model.json",
-        adapter=lambda wildcards: study.adapter(wildcards.run),
+        model=lambda wildcards: study.starting.base(wildcards.run),
+        adapter=lambda wildcards: study.starting.adapter(wildcards.run),
         tokens="<results>/tasks/{task}.tokens.parquet",
     output:
         answers="<results>/{run}/{task}.answers.parquet",

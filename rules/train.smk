@@ -38,10 +38,10 @@ rule train_sft:
 use rule train_sft as train_dpo with:
     # Preference optimisation against the reference table, from SFT (sft_dpo) or from the base (dpo_only).
     input:
-        model="<results>/model/model.json",
-        start=lambda wildcards: study.adapter(study.parent(wildcards)),
+        model=study.starting.model,
+        start=study.starting.start,
         tokens="<results>/tokens/train_pairs.parquet",
-        reference=lambda wildcards: f"<results>/{study.parent(wildcards)}/train_logps.parquet",
+        reference=study.starting.reference,
         rung=lambda wildcards: ladder.training_rungs("dpo", wildcards.variant),
     output:
         adapter="<results>/{arm}{variant}-seed{seed}/adapter/arm.json",
@@ -57,6 +57,44 @@ use rule train_sft as train_dpo with:
         "<benchmarks>/train_dpo/{arm}{variant}-seed{seed}.tsv"
     params:
         **program("train_dpo", "train", settings.dpo, processes=resources.processes, **SAVING),
+
+
+use rule train_dpo as train_objective with:
+    # The same pairs under another objective (ORPO, KTO, SimPO), for the arms that a study adds.
+    input:
+        unpack(study.objectives.needs),
+        model=study.starting.model,
+        start=study.starting.start,
+        tokens="<results>/tokens/train_pairs.parquet",
+        rung=ladder.training_rungs("dpo"),
+    log:
+        "<logs>/train_objective/{arm}{variant}-seed{seed}.log",
+    benchmark:
+        "<benchmarks>/train_objective/{arm}{variant}-seed{seed}.tsv"
+    wildcard_constraints:
+        arm="|".join(study.objectives.arms) or "(?!)",
+    params:
+        **program("train_objective", "train", settings.objective, processes=resources.processes, **SAVING),
+
+
+use rule train_sft as merge_sft with:
+    # The SFT adapter merged into the base, a model of its own for what starts from it (sft_dpo.start: merged).
+    input:
+        model="<results>/model/model.json",
+        adapter="<results>/sft-seed{seed}/adapter/arm.json",
+    output:
+        weights=directory("<results>/sft-seed{seed}/merged/weights"),
+        card="<results>/sft-seed{seed}/merged/model.json",
+        manifest="<results>/sft-seed{seed}/merged/manifest.json",
+    log:
+        "<logs>/merge_sft/seed{seed}.log",
+    benchmark:
+        "<benchmarks>/merge_sft/seed{seed}.tsv"
+    threads: config["threads"]
+    resources:
+        **resources.of_model(min(config["gpus"], 1)),
+    params:
+        **program("merge_sft", "train", settings.of_model()),
 
 
 rule check_parity:

@@ -13,9 +13,9 @@ from pathlib import Path
 from arms.job.files import UserError, exit_with_message
 from arms.job.manifest import Job
 from arms.job.program import JobParser
-from paired.analysis import analyse
+from paired.additions import analyse_all
 from paired.files import ContractError, write_json
-from paired.freeze import changes_on_record
+from paired.freeze import changes_on_record, late_additions
 from paired.plan import read_plan
 from paired.prompts import read_prompts
 from paired.question import read_question
@@ -49,7 +49,8 @@ def compare_arms() -> None:
     try:
         plan = read_plan(job.settings, where="the plan in the job's settings", question=read_question(QUESTION))
         changes = changes_on_record(plan.sha256, args.plan_lock, program="freeze_plan.py")
-        analysis = analyse(plan, args.scores, read_prompts(args.prompts), plan_changes=changes, say=job.say)
+        prompts, late = read_prompts(args.prompts), late_additions(args.plan_lock)
+        analysis = analyse_all(plan, args.scores, prompts, plan_changes=changes, late=late, say=job.say)
     except ContractError as error:
         raise UserError(str(error)) from None
     for path in map(Path, (*args.tables, *args.csv)):

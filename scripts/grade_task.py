@@ -42,10 +42,11 @@ def main() -> None:
         )
     written = {(row["task"], row["doc_id"]): answer for row, answer in zip(requests, answers, strict=True)}
     rows = []
-    for task, doc_id, value in harness.values(results, name, metric):
+    for task, doc_id, part, value in harness.values(results, name, metric):
         answer = written[task, doc_id]
         digest = None if answer["text"] is None else sha256_bytes(answer["text"].encode("utf-8"))
-        rows.append((item_id(name, task, doc_id), 0, value, answer["status"] or "ok", digest))
+        item = harness.part_id(item_id(name, task, doc_id), part)
+        rows.append((item, 0, value, answer["status"] or "ok", digest))
     write_scores(args.scores, Run.parse(job.wildcards["run"]), rows)
     mean = sum(row[2] for row in rows) / len(rows)
     job.say(f"{job.settings['metric']} {mean:.3f} of {len(rows)} items")

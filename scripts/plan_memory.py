@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from arms.data.requests import TOKENS, read_rows
 from arms.job.files import UserError, exit_with_message, read_json, sha256_file, write_json
 from arms.job.manifest import Job
 from arms.job.program import JobParser
@@ -22,19 +23,21 @@ def main() -> None:
     """Predict every stage, show the table, and refuse what does not fit."""
     parser = JobParser(__doc__)
     parser.input("model", help="model.json of the base model")
+    parser.input("tasks", nargs="*", default=[], help="token ids of what tasks ask")
     parser.output("plan", help="what each stage needs, JSON (output)")
     args = parser.parse_args()
     job = Job(args)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # nothing here runs on a GPU, and its driver would cost seconds and memory
 
-    from arms.memory.plan import Planner, refusal, stages
+    from arms.memory.plan import Planner, refusal, stages, task_stages
     from arms.memory.predict import CUDA_FIXED, PARTS, SLACK, fixed_bytes, shape
 
     settings = job.settings
     device, limit = settings["device"], settings["gpu_memory_gb"]
     fixed = fixed_bytes(device)
     config, tokenizer = read_model(args.model)
-    planner, study = Planner(config, tokenizer, fixed, limit), stages(settings)
+    tasks = {Path(path).name.removesuffix(".tokens.parquet"): read_rows(path, TOKENS) for path in args.tasks}
+    planner, study = Planner(config, tokenizer, fixed, limit), {**stages(settings), **task_stages(settings, tasks)}
     plan = {}
     for label, stage in study.items():
         parts, (rows, tokens) = planner.parts(stage.ask), shape(config, stage.ask)
@@ -42,8 +45,9 @@ def main() -> None:
         plan[label] = {**found, "rows": rows, "tokens": tokens}
     job.say(heading(read_json(args.model), settings))
     print(table(plan, PARTS, limit))
+    or_more = ", or as many as the longest of its task" if tasks else ""
     job.say(
-        f"predicted, not measured: every row has {settings['max_length']} tokens; GB are 10^9 bytes; to fit, "
+        f"predicted, not measured: every row has {settings['max_length']} tokens{or_more}; GB are 10^9 bytes; to fit, "
         f"{SLACK:.0%} must stay free for the allocator; fixed: "
         + ("a CUDA context, assumed" if device == "cuda" else "Python and the libraries, read from this process")
     )

@@ -41,7 +41,7 @@ def main() -> None:
     job = Job(args)
 
     tables = [read_frame(getattr(args, table)) for table in TABLES]
-    figures, metrics = draw(*tables, read_json(args.decision), read_curves(args.curves))
+    figures, metrics = draw(*tables, read_json(args.decision), read_curves(args.curves), **job.settings)
     figures["data"] = draw_data(read_audits(args.audits))
     for name, figure in figures.items():
         save(figure, *(path for path in (*args.svg, *args.png) if Path(path).stem == name))
@@ -49,18 +49,25 @@ def main() -> None:
     job.finish()
 
 
-def draw(contrasts, arm_means, seed_effects, projection, decision: dict, curves: dict) -> tuple[dict, int]:
-    """(figures by name, number of metrics) from the tables of the statistics and the curves of each arm."""
+def draw(
+    contrasts, arm_means, seed_effects, projection, decision: dict, curves: dict, **shown: bool
+) -> tuple[dict, int]:
+    """(figures by name, number of metrics) from the tables of the statistics and the curves of each arm.
+
+    shown: of `draw_curves`.
+    """
     use_style()
     metrics = units(contrasts, decision["primary_metric"])
     overall = of_kind(contrasts, "overall")
+    # judges see pairs, not arms
+    with_means = {name: unit for name, unit in metrics.items() if name in set(arm_means["metric"])}
     figures = {
         "forest": draw_forest(overall, decision, metrics),
-        "arms": draw_arms(of_kind(arm_means, "overall"), metrics),
+        "arms": draw_arms(of_kind(arm_means, "overall"), with_means),
         "seeds": draw_seeds(of_kind(seed_effects, "overall"), contrast_order(overall), metrics),
         "categories": draw_categories(of_kind(contrasts, "category"), metrics),
         "power": draw_power(projection, overall, metrics),
-        "curves": draw_curves(curves),
+        "curves": draw_curves(curves, **shown),
     }
     return figures, len(metrics)
 

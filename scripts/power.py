@@ -19,6 +19,7 @@ from paired.files import ContractError
 from paired.question import read_question
 from study.question import QUESTION
 from study.runs import Run
+from study.vocabulary import ARMS
 
 PER_ROW = ("score_pairs", "generate", "grade")  # rules whose time grows with the held-out rows
 STUDY = "--study"
@@ -49,13 +50,14 @@ def draw(rows: Sequence[prospects.Prospect], of: prospects.Assumptions, folder: 
 def of_study(folder: Path) -> list[str]:
     """The flags for the scores of a study that has been through `compare`, else none: the guesses of its plan stand.
 
-    Scores of other recipes lie beside them.
+    Scores of other recipes and of added arms lie beside them.
     """
     prompts = folder / "data" / "prompts.parquet"
     if not (folder / "stats" / "decision.json").is_file() or not prompts.is_file():
         return []
     parts = sorted((folder / "scores").glob("metric=*/part-*.parquet"))
-    own = [str(part) for part in parts if not Run.parse(part.stem.removeprefix("part-")).variant]
+    runs = {part: [Run.parse(run) for run in part.stem.removeprefix("part-").split("-vs-")] for part in parts}
+    own = [str(part) for part, found in runs.items() if all(run.arm in ARMS and not run.variant for run in found)]
     return ["--scores", *own, "--prompts-file", str(prompts)]
 
 
@@ -71,7 +73,7 @@ def gpu_hours(folder: Path, rows: int) -> prospects.Hours | None:
         manifest = read_json(path)
         wildcards, machine = manifest["wildcards"], manifest["machine"]
         hours = gpus(path, machine.get("device") or "cpu") * manifest["wall_seconds"] / 3600
-        grows = manifest["rule"] in PER_ROW and wildcards.get("split") != "train"
+        grows = manifest["rule"] in PER_ROW and not wildcards.get("split", "").endswith("train")
         seed = wildcards.get("seed") or wildcards.get("run", "").partition("-seed")[2]
         if seed:
             seeds.add(seed)

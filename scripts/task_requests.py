@@ -8,10 +8,9 @@ Both files are described in arms/data/requests.py.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 
-from arms.data.requests import ITEMS, REQUESTS, item_id, write_rows
+from arms.data.requests import ITEMS, REQUESTS, write_rows
 from arms.job.files import UserError, exit_with_message
 from arms.job.manifest import Job
 from arms.job.program import JobParser
@@ -32,13 +31,16 @@ def main() -> None:
     results = harness.run(job.settings, args.files, lm)
     name, facts = job.settings["name"], harness.facts(results)
     refuse_one_choice(name, lm.requests, results["configs"])
+    parts = set()  # of items that a metric grades in parts
     for metric in job.settings["metric"]:
-        list(harness.values(results, name, metric))
+        parts |= {found[:3] for found in harness.values(results, name, metric) if found[2] is not None}
         harness.check_direction(results, job.settings, metric)
 
     write_rows(args.requests, [{**row, "few_shot": few_shot(facts, row)} for row in lm.requests], REQUESTS)
     items = {(task, sample["doc_id"]): sample for task, samples in results["samples"].items() for sample in samples}
-    write_rows(args.heldout, [listed(name, task, sample) for (task, _), sample in sorted(items.items())], ITEMS)
+    rows = [harness.listed(name, task, sample) for (task, _), sample in sorted(items.items())]
+    rows += [harness.listed(name, task, items[task, doc_id], part) for task, doc_id, part in sorted(parts)]
+    write_rows(args.heldout, rows, ITEMS)
     job.say(f"{len(lm.requests)} requests of {len(items)} items; lm-evaluation-harness {facts['lm_eval']}")
     job.finish(**facts)
 
@@ -46,12 +48,6 @@ def main() -> None:
 def few_shot(facts: dict, row: dict) -> int:
     """How many examples a request has before its question."""
     return facts["tasks"][row["task"]]["few_shot"]
-
-
-def listed(name: str, task: str, sample: dict) -> dict:
-    """An item as a held-out row: its prompt is all its data, so equal items are one cluster; category: subtask."""
-    prompt = json.dumps(sample["doc"], sort_keys=True, ensure_ascii=False, default=str)
-    return {"id": item_id(name, task, sample["doc_id"]), "prompt": prompt, "category": task, "cluster_id": None}
 
 
 def refuse_one_choice(name: str, requests: list[dict], configs: dict) -> None:

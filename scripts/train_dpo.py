@@ -1,7 +1,8 @@
 """Rule train_dpo: direct preference optimisation of one arm and seed against a reference table.
 
 The arm sft_dpo starts from the SFT adapter of its seed (reference: that adapter's table); dpo_only trains a fresh
-adapter on the base (reference: the base's table). Nothing else differs between the two.
+adapter on the base (reference: the base's table). Nothing else differs between the two. With sft_dpo.start: merged the
+model of sft_dpo is the merged SFT weights (rule merge_sft), on which it trains a fresh adapter, too.
 
     python scripts/train_dpo.py --job '{"rule": "train_dpo", "wildcards": {"arm": "sft_dpo", "seed": "1"}, ...}' \
         --model results/demo/model/model.json --start results/demo/sft-seed1/adapter/arm.json \
@@ -20,6 +21,7 @@ from arms.job.program import JobParser
 from arms.memory.ladder import Rung, add_rung_argument
 from arms.model import models
 from arms.model.cpu import set_cpu
+from arms.model.merged_card import merged_from
 from arms.scoring.policy import load_checked_base
 from arms.scoring.tables import origin_of, read_table
 from arms.training.checkpoints import Checkpoints
@@ -40,12 +42,18 @@ def main() -> None:
     processes.spread(args)
     job = Job(args)
 
-    from arms.training.dpo import check_moved, check_step0, with_reference
-    from arms.training.loop import train
-    from arms.training.trainer import build_trainer
+    from arms.training.gates import check_moved
+    from arms.training.pairs import with_reference
 
     settings, seed, rung = job.settings, int(job.wildcards["seed"]), Rung(job, "dpo", args.rung)
     recipe = Recipe.of(settings, "dpo", **rung.used())
+    if recipe.engine == "minimal":
+        from arms.training.minimal import build_trainer, check_step0, observe, train
+    else:
+        from arms.training.dpo import check_step0
+        from arms.training.loop import train
+        from arms.training.observation import observe
+        from arms.training.trainer import build_trainer
     set_cpu(max(1, args.threads // args.processes), settings["cpu_instructions"])
     processes.join()
 
@@ -74,8 +82,9 @@ def main() -> None:
         return
 
     identity = {"arm": job.wildcards["arm"], "seed": seed, "parent_sha256": start_sha256}
-    identity |= {"model_sha256": card["sha256"], "tokens_sha256": origin["tokens_sha256"]}
-    write_outputs(args, trainer, identity, reference=origin, step0=step0, **moved, **rung.observed())
+    identity |= {"model_sha256": card["sha256"], "tokens_sha256": origin["tokens_sha256"], **merged_from(card)}
+    found = {**observe(trainer), "reference": origin, "step0": step0, **moved, **rung.observed()}
+    write_outputs(args, trainer, identity, **found)
     job.finish(seed=seed, model_sha256=card["sha256"], step0=step0)
     job.say(f"done: margin {moved['margin_first']:.3f} -> {moved['margin_last']:.3f}")
 

@@ -34,6 +34,7 @@ def main() -> None:
     job = Job(args)
 
     from arms.training.loop import train
+    from arms.training.observation import observe
     from arms.training.trainer import build_trainer
 
     settings, seed, rung = job.settings, int(job.wildcards["seed"]), Rung(job, "sft", args.rung)
@@ -59,7 +60,8 @@ def main() -> None:
     if processes.rank() > 0:
         return
 
-    write_outputs(args, trainer, {"arm": "sft", "seed": seed, "parent_sha256": None, **inputs}, **rung.observed())
+    identity = {"arm": "sft", "seed": seed, "parent_sha256": None, **inputs}
+    write_outputs(args, trainer, identity, **observe(trainer), **rung.observed())
     job.finish(seed=seed, model_sha256=inputs["model_sha256"])
     losses = [row["loss"] for row in trainer.curves.rows]
     job.say(f"done: loss {losses[0]:.3f} -> {losses[-1]:.3f}")

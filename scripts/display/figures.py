@@ -9,13 +9,14 @@ import math
 from pathlib import Path
 
 from arms.job.files import UserError
-from display.frames import contrast_order, read_frame
+from display.frames import arms_in, contrast_order, read_frame
 from display.style import COLOURS, GREY, INK, MARGIN, PALE, new_figure, shades
 from display.words import ABOUT, contrast_name, metric_name, number, p_value
 from study.runs import Run
-from study.vocabulary import ARMS, DPO_ARMS
+from study.vocabulary import ADDED_ARMS, ALL_ARMS, DPO_ARMS
 
 Metrics = dict[str, tuple[float, str]]
+OBJECTIVES = {"orpo": "ORPO", "kto": "KTO", "simpo": "SimPO"}
 PANELS = (  # title, column, arms, label, where a policy that equals its reference stands
     ("SFT loss", "loss", ("sft",), "nats per token", None),
     ("DPO loss", "loss", DPO_ARMS, "loss", None),
@@ -23,12 +24,14 @@ PANELS = (  # title, column, arms, label, where a policy that equals its referen
     ("Reward accuracy", "reward_accuracy", DPO_ARMS, "share of pairs", 0.5),
     ("Drift of chosen answers", "chosen_drift", DPO_ARMS, "nats against reference", 0.0),
 )
+OF_REWARDS = ("margin", "reward_accuracy")
 
 
 def draw_arms(means, metrics: Metrics):
     """Mean of each arm with its interval, its seeds as dots. means: rows of arm_means.parquet over all prompts."""
-    figure, axes = new_figure(7.6, 2.1, 1, len(metrics), sharey=True)
-    places = {arm: place for place, arm in enumerate(ARMS)}
+    arms = arms_in(means["arm"])
+    places = {arm: place for place, arm in enumerate(arms)}
+    figure, axes = new_figure(7.6, 2.1 + 0.35 * (len(arms) - 4), 1, len(metrics), sharey=True)
     for axis, (metric, (factor, label)) in zip(axes, metrics.items(), strict=True):
         for row in means[means["metric"] == metric].itertuples():
             place, colour = places[row.arm], COLOURS[row.arm]
@@ -41,12 +44,12 @@ def draw_arms(means, metrics: Metrics):
             axis.plot(row.mean * factor, place, "o", ms=5.5, color=colour)
             text = number(row.mean, factor, signed=False)
             axis.annotate(text, (row.mean * factor, place), (0, 5), textcoords="offset points", ha="center", fontsize=7)
-        axis.set(xlabel="%" if factor == 100 else label, ylim=(len(ARMS) - 0.45, -0.65))
+        axis.set(xlabel="%" if factor == 100 else label, ylim=(len(arms) - 0.45, -0.65))
         axis.set_title(metric_name(metric))
         axis.tick_params(axis="y", length=0)
         axis.margins(x=0.12)
-    axes[0].set_yticks(list(places.values()), list(ARMS.values()))
-    for tick, arm in zip(axes[0].get_yticklabels(), ARMS, strict=True):
+    axes[0].set_yticks(list(places.values()), [ALL_ARMS[arm] for arm in arms])
+    for tick, arm in zip(axes[0].get_yticklabels(), arms, strict=True):
         tick.set(color=COLOURS[arm], weight="bold", fontsize=8.5)
     return figure
 
@@ -189,49 +192,63 @@ def draw_designs(axis, row, grid, factor: float) -> dict:
 
 def read_curves(paths: list[str]) -> dict[str, list]:
     """Arm -> curves of its seeds, by the run's folder name (sft_dpo-seed2)."""
-    curves: dict[str, list] = {arm: [] for arm in ARMS}
+    curves: dict[str, list] = {arm: [] for arm in ALL_ARMS}
     for path in sorted(paths):
         try:
             run = Run.parse(Path(path).parent.name)
         except ValueError:
             run = Run("base")
         if run.variant or run.seed is None:
-            raise UserError(f"{path}: its folder must be named <arm>-seed<number>, arm one of {', '.join(ARMS)}")
+            raise UserError(f"{path}: its folder must be named <arm>-seed<number>, arm one of {', '.join(ALL_ARMS)}")
         curves[run.arm].append(read_frame(path))
     return {arm: found for arm, found in curves.items() if found}
 
 
-def draw_curves(curves: dict[str, list]):
-    """Training by step: a thin line for each seed, a thick one for their mean."""
+def draw_curves(curves: dict[str, list], reference_free: bool = False):
+    """Training by step: a thin line for each seed, a thick one for their mean.
+
+    reference_free: whether rewards are of the policy alone, so that none is known where training starts.
+    """
     import pandas
     from matplotlib.ticker import MaxNLocator
 
-    figure, axes = new_figure(7.8, 4.1, 2, 3)
-    for axis, (name, column, arms, label, level) in zip(axes, PANELS, strict=False):
+    stages = dict.fromkeys(Run(arm).stage for arm in curves if arm in ADDED_ARMS)
+    added = [
+        (f"{OBJECTIVES[stage]} loss", "loss", [arm for arm in curves if Run(arm).stage == stage], "loss", None)
+        for stage in stages
+    ]
+    panels, rows = [*PANELS, *added], 2 + bool(added)
+    figure, axes = new_figure(7.8, 4.1 * rows / 2, rows, 3)
+    axes = [*axes[:5], *axes[6:], axes[5]]  # the key is the sixth
+    for axis, (name, column, arms, label, level) in zip(axes, panels, strict=False):
         for arm in (arm for arm in arms if arm in curves):
             frames = [frame.set_index("step")[column] for frame in curves[arm]]
             if column == "reward_accuracy":
-                frames = [frame[frame.index > 0] for frame in frames]  # before the first update all margins are ties
+                frames = [frame[frame.index > 0] for frame in frames]  # before the first update margins may be ties
             for frame in frames:
                 axis.plot(frame.index, frame, color=COLOURS[arm], lw=0.5, alpha=0.45)
             mean = pandas.concat(frames, axis=1).mean(axis=1)
             axis.plot(mean.index, mean, color=COLOURS[arm], lw=1.7)
-        if level is not None:
+        if level is not None and not (reference_free and column in OF_REWARDS):
             axis.axhline(level, color=GREY, lw=0.7, ls=(0, (4, 3)), zorder=0)
         axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.set(xlabel="optimiser step", ylabel=label)
         axis.set_title(name)
-    draw_curves_key(axes[-1], list(curves))
+    for axis in axes[len(panels) : -1]:
+        axis.axis("off")
+    draw_curves_key(axes[-1], list(curves), reference_free)
     return figure
 
 
-def draw_curves_key(axis, arms: list[str]) -> None:
+def draw_curves_key(axis, arms: list[str], reference_free: bool) -> None:
     """The sixth panel: what the lines are, and what must not be read from them."""
     axis.axis("off")
     axis.set(xlim=(0, 1), ylim=(0, 1))
+    rows = max(3, math.ceil(len(arms) / 2))
     for place, arm in enumerate(arms):
-        axis.plot([0, 0.12], [0.95 - 0.13 * place] * 2, color=COLOURS[arm], lw=1.7)
-        axis.text(0.16, 0.95 - 0.13 * place, ARMS[arm], color=COLOURS[arm], weight="bold", va="center")
+        left, high = 0.55 * (place // rows), 0.95 - 0.13 * (place % rows)
+        axis.plot([left, left + 0.12], [high] * 2, color=COLOURS[arm], lw=1.7)
+        axis.text(left + 0.16, high, ALL_ARMS[arm], color=COLOURS[arm], weight="bold", va="center")
     note = (
         "Thick: mean over seeds. Thin: one seed.\n"
         "Dashed: a policy that equals its reference.\n\n"
@@ -239,4 +256,11 @@ def draw_curves_key(axis, arms: list[str]) -> None:
         "arm's own reference, so their heights are not\n"
         "comparable between the two DPO arms."
     )
-    axis.text(0, 0.5, note, fontsize=7, color=GREY, va="top", linespacing=1.35)
+    if reference_free:
+        note = (
+            "Thick: mean over seeds. Thin: one seed.\n"
+            "Dashed: a policy that is what it started from.\n\n"
+            "The loss is reference_free: margins and accuracy\n"
+            "are of the policy's own log-probabilities."
+        )
+    axis.text(0, 0.89 - 0.13 * rows, note, fontsize=7, color=GREY, va="top", linespacing=1.35)

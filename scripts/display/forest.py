@@ -8,7 +8,7 @@ from pathlib import Path
 from display.frames import contrast_order, units
 from display.style import GREY, INK, MARGIN, save, use_style
 from display.words import contrast_words, metric_name, number, p_value, verdict_words
-from study.vocabulary import CONTRASTS
+from study.vocabulary import ALL_CONTRASTS
 
 # Places across the figure, as shares of its width: the panels, and the columns of text beside them.
 PLACES = {"left": 0.285, "right": 0.66, "name": 0.012, "difference": 0.675, "adj. p": 0.755, "verdict": 0.83}
@@ -25,7 +25,7 @@ def save_forest(contrasts, decision: dict, folder: Path) -> None:
     for name in rows["contrast"].unique():
         plus, _, minus = name.partition(" − ")
         # Of other models than the study's, each gets a line: "model-b" above "− model-a".
-        labels[name] = contrast_words(name) if name in CONTRASTS else (plus, f"− {minus}" if minus else "")
+        labels[name] = contrast_words(name) if name in ALL_CONTRASTS else (plus, f"− {minus}" if minus else "")
     if contrasts["contrast"].nunique() == 1:
         rows = contrasts.assign(contrast=contrasts["contrast"].where(overall, contrasts["group"]))
         for group, sizes in rows[~overall].groupby("contrast")["n_prompts"]:
@@ -44,11 +44,13 @@ def draw_forest(rows, decision: dict, metrics: dict[str, tuple[float, str]], lab
 
     names = contrast_order(rows)
     labels = labels or {name: contrast_words(name) for name in names}
-    head, body, foot, key = 0.42, 0.33 * (len(names) + 0.2), 0.5, 0.6  # inches
-    height = (head + body + foot) * len(metrics) + key
-    figure = pyplot.figure(figsize=(8.2, height))
-    for i, (metric, shown_in) in enumerate(metrics.items(), start=1):
-        bottom = height - (head + body + foot) * i + foot
+    head, foot, key = 0.42, 0.5, 0.6  # inches
+    bodies = {metric: 0.33 * ((rows["metric"] == metric).sum() + 0.2) for metric in metrics}
+    height = sum(head + body + foot for body in bodies.values()) + key
+    figure, bottom = pyplot.figure(figsize=(8.2, height)), height + foot
+    for metric, shown_in in metrics.items():
+        body = bodies[metric]
+        bottom -= foot + head + body
         axis = figure.add_axes((PLACES["left"], bottom / height, PLACES["right"] - PLACES["left"], body / height))
         own = rows[rows["metric"] == metric]
         own = own.sort_values("contrast", key=lambda values: values.map(names.index))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from arms.job.files import UserError
 from display.words import unit
-from study.vocabulary import METRICS
+from study.vocabulary import ADDED_CONTRASTS, ALL_ARMS, METRICS
 
 
 def read_frame(path: str | Path):
@@ -34,9 +34,15 @@ def units(contrasts, primary: str) -> dict[str, tuple[float, str]]:
 
 
 def contrast_order(rows) -> list[str]:
-    """The contrasts among rows of contrasts.parquet: primary ones first, then in order of their names."""
-    primary = set(rows.loc[rows["family"] == "primary", "contrast"])
-    return sorted(rows["contrast"].unique(), key=lambda name: (name not in primary, name))
+    """The contrasts among rows of contrasts.parquet: primary ones, then others in order of their names, then added."""
+    primary, added = set(rows.loc[rows["family"] == "primary", "contrast"]), list(ADDED_CONTRASTS)
+    place = {name: added.index(name) for name in rows["contrast"].unique() if name in added}
+    return sorted(rows["contrast"].unique(), key=lambda name: (name not in primary, place.get(name, -1), name))
+
+
+def arms_in(found) -> list[str]:
+    """The study's arms among `found`, in the order of figures and tables."""
+    return [arm for arm in ALL_ARMS if arm in set(found)]
 
 
 def of_kind(table, group_kind: str):

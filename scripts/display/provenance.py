@@ -65,7 +65,7 @@ def provenance(manifests: list[dict]) -> dict:
         "locks": sorted({(name, m["lock"]["sha256"]) for name, m in locked}),
         "packages": [name for name in SHOWN_PACKAGES if any(name in found for found in versions.values())],
         "versions": versions,
-        "devices": Counter(device_words(m["machine"]) for m in manifests if m["rule"] in ("train_sft", "train_dpo")),
+        "devices": Counter(device_words(m["machine"]) for m in manifests if m["rule"].startswith("train_")),
         "memory": rung_words([m for m in manifests if m["rule"] == "probe_memory"]),
     }
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from arms.job.files import atomic_path
 
 COLOURS = {"base": "#767676", "sft": "#0072B2", "sft_dpo": "#D55E00", "dpo_only": "#009E73"}  # Okabe & Ito
+COLOURS |= {"orpo_only": "#CC79A7", "kto_only": "#8C6D1F", "simpo_only": "#56B4E9", "sft_kto": "#6A3D9A"}  # added arms
 INK, GREY, PALE, MARGIN = "#1a1a1a", "#767676", "#e4e4e4", "#f0e442"
 
 

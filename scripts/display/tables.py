@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from display.frames import contrast_order, of_kind, read_frame
+from display.frames import arms_in, contrast_order, of_kind, read_frame
 from display.words import ABOUT, contrast_words, interval, number, p_value, recipe_words, spelt_out, verdict_words
-from study.vocabulary import ARMS, PRIMARY_CONTRASTS
+from study.vocabulary import ALL_ARMS, PRIMARY_CONTRASTS
 
 SOURCES = ("prompts", "seeds", "prompts x seeds", "samples")  # of uncertainty, as the table variation names them
 
@@ -64,10 +64,11 @@ def variant(path: str, metrics: Metrics) -> dict:
 def arm_rows(table, metrics: Metrics) -> list[dict]:
     """Each arm with a cell for each metric. table: arm_means.parquet."""
     overall, found = of_kind(table, "overall"), []
-    for arm, name in ARMS.items():
+    for arm in arms_in(overall["arm"]):
         own = overall[overall["arm"] == arm]
-        cells = [arm_cell(own[own["metric"] == metric], factor) for metric, (factor, _) in metrics.items()]
-        found.append({"arm": arm, "name": name, "cells": cells})
+        shown = [metric for metric in metrics if metric in set(own["metric"])]  # judges see pairs, not arms
+        cells = [arm_cell(own[own["metric"] == metric], metrics[metric][0]) for metric in shown]
+        found.append({"arm": arm, "name": ALL_ARMS[arm], "cells": cells})
     return found
 
 

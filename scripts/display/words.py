@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 
-from study.vocabulary import CONTRASTS, METRICS
+from study.vocabulary import ALL_CONTRASTS, METRICS
 
 ABOUT = {"method": "the recipe", "checkpoint": "these checkpoints"}  # what a claim in each scope is about
 
@@ -17,7 +17,7 @@ def metric_name(metric: str) -> str:
 
 def contrast_words(contrast: str) -> tuple[str, str]:
     """A contrast's short name and the question that it answers; one that is not the study's has no question."""
-    return CONTRASTS[contrast][1:] if contrast in CONTRASTS else (contrast, "")
+    return ALL_CONTRASTS[contrast][1:] if contrast in ALL_CONTRASTS else (contrast, "")
 
 
 def contrast_name(contrast: str) -> str:

@@ -16,9 +16,10 @@ import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from .analysis import Analysis, analyse
+from .additions import analyse_all
+from .analysis import Analysis
 from .files import read_json, write_json, write_text
-from .freeze import changes_on_record
+from .freeze import changes_on_record, late_additions
 from .inputs import contract, preferences, read_runs
 from .inputs.runs import Grouping, Run, check_runs
 from .inputs.table import read_table
@@ -61,11 +62,12 @@ def main(
     plan = read_plan(given, where=args.plan or "the plan", question=question)
     changes = changes_on_record(plan.sha256, args.plan_lock, program=freeze) if args.plan_lock else None
     caveats = shared_parents(args.runs) if args.runs else []
-    analysis = analyse(
+    analysis = analyse_all(
         plan,
         args.scores,
         read_prompts(args.prompts),
         plan_changes=changes,
+        late=late_additions(args.plan_lock) if args.plan_lock else [],
         caveats=caveats,
         common_seeds=args.common_seeds,
         say=print,
@@ -100,12 +102,21 @@ def parse_arguments(arguments: Sequence[str] | None, prog: str, question: Questi
         help="a folder of metric=<name>/part-*.parquet, or those files (then no other file is read)",
     )
     parser.add_argument(
-        "--metric", nargs="+", default=[], help="of logs or table: the primary one, then others; with --plan: unplanned"
+        "--metric",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="of logs or table: the primary one, then others; with --plan: unplanned. --metric=-x if it is called -x",
     )
     parser.add_argument("--margin", type=float, help="smallest difference of the primary metric that matters")
     parser.add_argument("--scope", choices=SCOPES, help="of the primary claims; default: method where there are seeds")
     parser.add_argument(
-        "--continuous", nargs="+", default=[], metavar="METRIC", help="no yes/no, though mostly 0 and 1"
+        "--continuous",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="METRIC",
+        help="no yes/no, though mostly 0 and 1",
     )
     parser.add_argument("--category", default="task", metavar="FIELD", help="of an item's document; also task, group")
     parser.add_argument("--cluster", metavar="FIELD", help="what items share (a passage): such a field, task or group")

@@ -15,7 +15,12 @@ import pyarrow.parquet as pq
 
 
 class ContractError(Exception):
-    """Input that breaks the data contract. The message names the file, the column and the key."""
+    """Input that breaks the data contract. The message, one line, names the file, the column and the key."""
+
+    def __init__(self, message: str) -> None:
+        # names are the user's own text, and may hold line breaks
+        shown = (one if one.isprintable() else one.encode("unicode_escape").decode() for one in message)
+        super().__init__("".join(shown))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,9 @@
 The plan that counts as registered is the last one recorded while no score file existed. If the present one is another,
 the record is marked exploratory, and so is every comparison that is made with it (--plan-lock). Going back to the
 registered plan takes the mark away; the history keeps all plans.
+
+Additions, contrasts of arms that a plan adds to those of the study, may come later: they change nothing of the study.
+The record says which of them are late, and only they are exploratory. One that was registered may not change or go.
 """
 
 from __future__ import annotations
@@ -41,11 +44,12 @@ def freeze(plan: dict, scores: Path, output: Path) -> dict:
 def summary(record: dict) -> str:
     """The record in one line."""
     state = "EXPLORATORY: " + "; ".join(record["changes"]) if record["exploratory"] else "registered before any score"
-    return f"plan {record['sha256'][:12]}: {state}"
+    late = f"; additions after scores existed: {', '.join(record['late'])}" if record.get("late") else ""
+    return f"plan {record['sha256'][:12]}: {state}{late}"
 
 
 def updated(history: list[dict], plan: dict, scores_existed: bool) -> dict:
-    """The record with the present plan: {plan, sha256, exploratory, changes, history}.
+    """The record with the present plan: {plan, sha256, exploratory, changes, history}; with additions also late.
 
     history: entries {plan, sha256, scores_existed}, oldest first; one is added when the plan is not the last one's.
     Scores that existed once have been seen, even if they were deleted since.
@@ -54,12 +58,16 @@ def updated(history: list[dict], plan: dict, scores_existed: bool) -> dict:
     if not history or history[-1]["sha256"] != sha256:
         seen = scores_existed or any(entry["scores_existed"] for entry in history)
         history = [*history, {"plan": plan, "sha256": sha256, "scores_existed": seen}]
-    registered = [entry for entry in history if not entry["scores_existed"]]
+    registered = [entry["plan"] for entry in history if not entry["scores_existed"]]
+    before = dict(registered[-1].get("additions", {})) if registered else {}
+    late = sorted(set(plan.get("additions", {})) - set(before))
     if not registered:
         changes = ["no plan was on record before the first scores"]
     else:
-        changes = differences(registered[-1]["plan"], plan)
-    return {"plan": plan, "sha256": sha256, "exploratory": bool(changes), "changes": changes, "history": history}
+        kept = {name: weights for name, weights in plan.get("additions", {}).items() if name not in late}
+        changes = differences({**registered[-1], "additions": before}, {**plan, "additions": kept})
+    record = {"plan": plan, "sha256": sha256, "exploratory": bool(changes), "changes": changes, "history": history}
+    return {**record, "late": late} if "additions" in plan else record
 
 
 def differences(old: object, new: object, key: str = "") -> list[str]:
@@ -70,6 +78,11 @@ def differences(old: object, new: object, key: str = "") -> list[str]:
             found += differences(old.get(name), new.get(name), f"{key}.{name}".lstrip("."))
         return found
     return [] if old == new else [f"{key}: {json.dumps(old)} → {json.dumps(new)}"]
+
+
+def late_additions(record: str | Path) -> list[str]:
+    """The additions of a record of this command that were put there after scores existed."""
+    return list(read_json(record).get("late", []))
 
 
 def changes_on_record(sha256: str, record: str | Path, *, program: str = "paired freeze") -> list[str]:

@@ -46,7 +46,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class Plan:
-    """The pre-registered analysis plan; `sha256` is that of its canonical JSON, so a changed plan is another plan."""
+    """The pre-registered analysis plan; `sha256` is that of its canonical JSON, so a changed plan is another plan.
+
+    additions: contrasts of arms that are added to the study, analysed apart (`additions`).
+    """
 
     metrics: dict[str, Metric]
     primary_metric: str
@@ -62,6 +65,7 @@ class Plan:
     draws: int
     train_seeds: tuple[int, ...] | None
     pool_seed_variance: bool
+    additions: dict[str, Weights]
     question: Question = field(repr=False)
     sha256: str = field(repr=False)
 
@@ -76,7 +80,7 @@ class Plan:
 KEYS = {
     "seed", "alpha", "q", "primary_metric", "contrasts", "primary_contrasts", "primary_scope", "secondary_scope",
     "weighting", "min_prompts_category", "monte_carlo", "metrics", "train_seeds",
-    "pool_seed_variance",
+    "pool_seed_variance", "additions",
 }  # fmt: skip
 NO_QUESTION = Question()
 EXAMPLE = '{"tuned - base": {"tuned": 1, "base": -1}}'
@@ -99,6 +103,7 @@ def read_plan(plan: object, *, where: str = "plan", question: Question = NO_QUES
     if primary not in list(metrics):
         raise ContractError(f"{where}, key 'primary_metric': {primary!r} is not in 'metrics' ({', '.join(metrics)})")
     contrasts, primary_contrasts = _read_contrasts(plan, where, question)
+    additions = _read_additions(plan, where, contrasts)
     train_seeds = plan.get("train_seeds")
     if train_seeds is not None and not (isinstance(train_seeds, list) and all(type(s) is int for s in train_seeds)):
         raise ContractError(f"{where}, key 'train_seeds': must be a list of integers, found {train_seeds!r}")
@@ -117,6 +122,7 @@ def read_plan(plan: object, *, where: str = "plan", question: Question = NO_QUES
         min_prompts_category=_integer(plan, where, "min_prompts_category", 20, minimum=1),
         draws=_integer(monte_carlo, f"{where}, key 'monte_carlo'", "B", 19_999, minimum=99),
         pool_seed_variance=_flag(plan, where, "pool_seed_variance"),
+        additions=additions,
         train_seeds=None if train_seeds is None else tuple(sorted(set(train_seeds))),
         question=question,
         sha256=sha256_json(plan),
@@ -131,13 +137,7 @@ def _read_contrasts(plan: dict, where: str, question: Question) -> tuple[dict[st
     contrasts = {name: dict(weights) for name, weights in given.items()}
     if not contrasts:
         raise ContractError(f"{where}, key 'contrasts': must name at least one contrast, such as {EXAMPLE}")
-    for name, weights in contrasts.items():
-        if any(isinstance(k, bool) or not isinstance(k, int) or k == 0 for k in weights.values()):
-            raise ContractError(f"{where}, contrast {name!r}: coefficients must be non-zero integers, found {weights}")
-        if sum(weights.values()) != 0 or not weights:
-            raise ContractError(
-                f"{where}, contrast {name!r}: coefficients sum to {sum(weights.values())}, must sum to 0 ({weights})"
-            )
+    _check_weights(contrasts, where)
     default_primary = [name for name in question.primary if name in contrasts] or list(contrasts)
     primary = plan.get("primary_contrasts") or default_primary
     if not isinstance(primary, list | tuple):
@@ -146,6 +146,30 @@ def _read_contrasts(plan: dict, where: str, question: Question) -> tuple[dict[st
         if name not in list(contrasts):
             raise ContractError(f"{where}, key 'primary_contrasts': {name!r} is not one of {', '.join(contrasts)}")
     return contrasts, tuple(primary)
+
+
+def _read_additions(plan: dict, where: str, contrasts: dict[str, Weights]) -> dict[str, Weights]:
+    """The contrasts of added arms: other ones than the study's own, each with an arm that these do not have."""
+    given = plan.get("additions", {})
+    if not isinstance(given, Mapping) or not all(isinstance(weights, Mapping) for weights in given.values()):
+        raise ContractError(f"{where}, key 'additions': must be an object such as {EXAMPLE}, found {given!r}")
+    additions, arms = {name: dict(weights) for name, weights in given.items()}, set().union(*contrasts.values())
+    _check_weights(additions, where)
+    for name, weights in additions.items():
+        if name in contrasts or arms.issuperset(weights):
+            raise ContractError(f"{where}, key 'additions': {name!r} adds no arm to the plan's contrasts; put it there")
+    return additions
+
+
+def _check_weights(contrasts: dict[str, Weights], where: str) -> None:
+    """ContractError for coefficients that are none, or do not sum to zero."""
+    for name, weights in contrasts.items():
+        if any(isinstance(k, bool) or not isinstance(k, int) or k == 0 for k in weights.values()):
+            raise ContractError(f"{where}, contrast {name!r}: coefficients must be non-zero integers, found {weights}")
+        if sum(weights.values()) != 0 or not weights:
+            raise ContractError(
+                f"{where}, contrast {name!r}: coefficients sum to {sum(weights.values())}, must sum to 0 ({weights})"
+            )
 
 
 def _object(value: object, where: str, known: set[str], required: set[str]) -> dict:

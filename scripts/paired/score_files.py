@@ -161,7 +161,8 @@ class _Cells:
                     "training seeds of 0 or more, or only -1 (no training)"
                 )
             untrained = self.plan.question.untrained
-            whole = set(seeds) == set(self.plan.question.arms)  # in other comparisons a name means nothing
+            asked = set().union(*self.plan.question.contrasts.values())
+            whole = bool(asked) and set(seeds) == asked  # in other comparisons a name means nothing
             if whole and (arm in untrained) != (found == {NO_SEED}):
                 names = ", ".join(sorted(untrained))
                 raise ContractError(

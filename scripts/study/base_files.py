@@ -6,6 +6,9 @@ import json
 import os
 from pathlib import Path
 
+from study.checksums import portable
+from study.errors import ConfigError
+
 CONFIG_FILES = ["config.json", "generation_config.json"]
 TOKENIZER_FILES = [
     "tokenizer.json",
@@ -62,3 +65,24 @@ def base_files(config: dict) -> list[str]:
     folder = Path(str(model.get("path"))).expanduser()
     names = [*CONFIG_FILES, *TOKENIZER_FILES, INDEX, *weight_files(folder)]
     return [str(folder / name) for name in names if (folder / name).is_file()]
+
+
+def loader_file(model: dict) -> list[str]:
+    """The user's file that loads the base model (`model.loader`), or none."""
+    return [model["loader"].rpartition(":")[0]] if "loader" in model else []
+
+
+def checked_model(model: dict) -> dict:
+    """The model's section, its paths as they stay where a study moves; ConfigError if its loader cannot be used."""
+    paths = {"path": portable(os.path.expanduser(model["path"]))} if model.get("path") else {}
+    if "loader" in model:
+        path, _, function = model["loader"].rpartition(":")
+        paths["loader"] = f"{portable(os.path.expanduser(path))}:{function}"
+        if not os.path.isfile(os.path.expanduser(path)):
+            raise ConfigError(f"model.loader: {path} is not there; name a file and its function, as in load.py:load")
+        if model["precision"] in ("int8", "nf4"):
+            raise ConfigError(
+                f"model.loader cannot be used with model.precision {model['precision']}: before anything trains, where "
+                "no GPU is, what it loads is compared with what transformers loads; leave it out, or take fp32 or bf16"
+            )
+    return {**model, **paths}

@@ -91,5 +91,8 @@ RUN_ON_THREADS = "{params.command} --job {params.job:q} --threads {threads} 2>&1
 SHOW = "{params.command} 2>&1 | tee {log:q}"  # a rule that makes nothing of the study
 
 # A cluster's SIGTERM goes to every process of a job. The program needs some seconds to save; so bash, whose end would
-# end the job, waits for it, and tee, which would take the last lines with it, ends with its input.
-SHELL_PREFIX = "set -euo pipefail; trap : TERM; tee() {{ trap '' TERM; command tee \"$@\"; }}; "
+# end the job, waits for it, and tee, which would take the last lines with it, ends with its input. A program's message
+# to the user, its last line, goes to the log alone: the driver says it when all has ended (study/terminal.py). Where a
+# line of progress stays at the bottom of the terminal, each line of a job clears it first (study/line.py).
+SCREEN = "sed -u -e '/^error: /,$d' -e \"s/^/${{SFT_VS_DPO_CLEAR-}}/\""
+SHELL_PREFIX = f"set -euo pipefail; trap : TERM; tee() {{{{ trap '' TERM; command tee \"$@\" | {SCREEN}; }}}}; "

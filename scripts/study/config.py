@@ -11,7 +11,6 @@ import functools
 import itertools
 import json
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,17 +18,27 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from study.base_files import data_files
-from study.checksums import portable
+from study.base_files import checked_model, data_files
 from study.data_config import checked_data, data_sets
 from study.datasets import DATASETS, DEVELOPMENT, HELDOUT, TRAINED, UNTRAINED
+from study.defaults import plain, refuse_infinite, with_defaults
 from study.errors import ConfigError
+from study.judges import Judges, check_judges
+from study.objectives import Objectives, check_objectives, with_sections
 from study.runs import Run
+from study.starts import Starts, check_start
 from study.tasks import Tasks, check_tasks
 from study.vocabulary import DPO_ARMS, METRICS, OF_ANSWERS
 
 NOTHING = "(?!)"  # a regular expression that no text matches
-SMOOTHED = ("sigmoid", "robust", "exo_pair", "aot", "aot_pair")  # losses on which label smoothing has an effect
+SMOOTHED = (
+    "sigmoid",
+    "robust",
+    "exo_pair",
+    "aot",
+    "aot_pair",
+    "reference_free",
+)  # losses on which label smoothing has an effect
 
 
 @dataclass(frozen=True)
@@ -51,7 +60,8 @@ class Study:
     @property
     def targets(self) -> list[str]:
         """What rule all asks for: the report, and the weights (kept whole even if somebody cleaned them away)."""
-        return [f"{self.results}/report.html", f"{self.results}/model/weights"]
+        weights = ["model/weights", *self.starting.weights]
+        return [f"{self.results}/report.html", *(f"{self.results}/{folder}" for folder in weights)]
 
     @property
     def starts(self) -> list[str]:
@@ -64,19 +74,21 @@ class Study:
 
     def runs(self, variant: str = "") -> list[str]:
         """The runs that one recipe's statistics compare."""
-        return self.starts + self.dpo_runs(variant)
+        return self.starts + self.dpo_runs(variant) + self.objectives.runs(variant)
 
     def trained(self, variant: str = "") -> list[str]:
         """Those of them that were trained."""
         return self.runs(variant)[1:]
 
-    def parent(self, wildcards) -> str:
-        """The run whose policy an arm's DPO starts from, and which is its reference."""
-        return str(Run(wildcards.arm, wildcards.variant, int(wildcards.seed)).parent)
+    @property
+    def published(self) -> list[str]:
+        """Every run with an adapter, those of other recipes included."""
+        return list(dict.fromkeys(run for variant in self.recipes for run in self.trained(variant)))
 
-    def adapter(self, run: str) -> list[str]:
-        """arm.json of a run's adapter; the base has none."""
-        return [] if run == "base" else [f"<results>/{run}/adapter/arm.json"]
+    @functools.cached_property
+    def starting(self) -> Starts:
+        """What each run starts from, and what its adapter lies on."""
+        return Starts(self.config)
 
     @functools.cached_property
     def sets(self) -> dict[str, str | dict]:
@@ -108,12 +120,33 @@ class Study:
     def metrics(self) -> list[str]:
         """What the arms are compared by: without held-out prompts no answer is."""
         own = [name for name in METRICS if name not in OF_ANSWERS or "heldout_prompts" in self.data]
-        return [*own, *self.tasks.metrics]
+        return [*own, *self.tasks.metrics, *self.judges.metrics]
 
     @property
     def tasks(self) -> Tasks:
         """The tasks of lm-evaluation-harness."""
         return Tasks(self.config)
+
+    @property
+    def objectives(self) -> Objectives:
+        """The added arms."""
+        return Objectives(self.config)
+
+    @property
+    def judges(self) -> Judges:
+        """Who compares answers in pairs."""
+        return Judges(self.config)
+
+    def scores(self, variant: str) -> list[str]:
+        """The score files of one recipe's statistics: by run, and of judges by pair of runs."""
+        parts = [f"part-{run}.parquet" for run in self.runs(variant)]
+        by_run = [metric for metric in self.metrics if metric not in self.judges.metrics]
+        own = [f"<results>/scores/metric={one}/{part}" for one in by_run for part in parts]
+        return own + self.judges.scores(variant)
+
+    def waited_for(self, dataset: str) -> list[str]:
+        """What a training set waits for: that every request of a task can be answered, and that judges answer."""
+        return [*self.tasks.waited_for(dataset), *(self.judges.waited_for if dataset in TRAINED.values() else [])]
 
     def of_prompts(self, **files: str | list[str]) -> dict[str, str | list[str]]:
         """Files of a rule that there are only with held-out prompts: these, or none."""
@@ -130,12 +163,13 @@ class Study:
 
     @property
     def answers(self) -> dict[str, str | list[str]]:
-        """What the report shows of answers to held-out prompts."""
-        return self.of_prompts(
+        """What the report shows of answers to held-out prompts, and to the items of tasks."""
+        own = self.of_prompts(
             prompts="<results>/data/heldout_prompts.parquet",
             generations=[f"<results>/{run}/generations.parquet" for run in self.runs()],
             scores=[f"<results>/scores/metric=pass_rate/part-{run}.parquet" for run in self.runs()],
         )
+        return own | self.tasks.answers(self.runs())
 
     @property
     def graders(self) -> list[str]:
@@ -193,18 +227,21 @@ class Study:
     @property
     def wildcards(self) -> dict[str, str]:
         """What each wildcard of the rules may be, as regular expressions. variant is "" for the study's own recipe."""
-        variant = f"(?:{'|'.join(map(re.escape, self.recipes))})"
+        variant, plain = f"(?:{'|'.join(map(re.escape, self.recipes))})", "|".join(["sft", *self.objectives.arms])
+        runs = f"base|(?:{plain})-seed[0-9]+|(?:{'|'.join(DPO_ARMS)}){variant}-seed[0-9]+"
         return {
-            "run": f"base|sft-seed[0-9]+|(?:{'|'.join(DPO_ARMS)}){variant}-seed[0-9]+",
+            **dict.fromkeys(("run", "other"), runs),
             "arm": "|".join(DPO_ARMS),
             "variant": variant,
             "seed": "[0-9]+",
-            "split": "train|heldout|development",
+            "split": "|".join(["train", "heldout", "development", "mismatched", *self.starting.splits]),
             "stage": "|".join(TRAINED),
             "data": "|".join(self.sets),
             "dataset": "|".join(dataset for dataset, name in DATASETS.items() if name in self.sets),
             "task": "|".join(self.tasks) or NOTHING,
             "metric": "|".join(map(re.escape, self.tasks.metrics)) or NOTHING,
+            "judge": "|".join(self.judges.asking) or NOTHING,
+            "reward": "|".join(self.judges.scoring) or NOTHING,
         }
 
 
@@ -259,25 +296,20 @@ def _variants(recipe: dict) -> dict[str, dict]:
     found = {}
     for values in itertools.product(*lists.values()):
         chosen = dict(zip(lists, values, strict=True))
-        found["".join(f"-{key}~{_plain(value)}" for key, value in chosen.items() if value != first[key])] = chosen
+        found["".join(f"-{key}~{plain(value)}" for key, value in chosen.items() if value != first[key])] = chosen
     return found
-
-
-def _plain(value: object) -> object:
-    """A number in its shortest spelling: 1 for 1.0."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     """A copy of one recipe's configuration with defaults; ConfigError on the first thing that is wrong with it."""
-    _refuse_infinite(config)
+    refuse_infinite(config)
     errors = jsonschema.Draft202012Validator(schema).iter_errors(config)
     for error in sorted(errors, key=lambda error: len(error.path)):
         raise ConfigError(_complaint(error))
-    filled = _filled(copy.deepcopy(config), schema, schema["$defs"])
-    if filled["model"].get("path"):
-        filled["model"]["path"] = portable(os.path.expanduser(filled["model"]["path"]))
+    filled = with_defaults(copy.deepcopy(with_sections(config)), schema, schema["$defs"])
+    filled["model"] = checked_model(filled["model"])
     filled["data"] = checked_data(filled["data"], home)
+    check_judges(filled, home)
     check_tasks(filled, home)
     metric = filled["statistics"]["primary_metric"]
     if metric in OF_ANSWERS and "heldout_prompts" not in filled["data"]:
@@ -287,7 +319,11 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
         )
     for stage in ("sft", "dpo"):
         _check_batches(filled, stage)
+    if filled["dpo"].get("engine") == "trl":  # as without the key
+        del filled["dpo"]["engine"]
     _check_loss(filled["dpo"])
+    check_objectives(filled)
+    check_start(filled)
     _check_lengths(filled)
     guesses = filled["statistics"]["power"]
     if guesses["same_arm"] < guesses["same_prompt"]:
@@ -298,15 +334,6 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
     if filled["model"]["precision"] in ("int8", "nf4") and not filled["gpus"]:
         raise ConfigError(f"model.precision {filled['model']['precision']} needs gpus: 1")
     return filled
-
-
-def _refuse_infinite(value: object, key: str = "") -> None:
-    """ConfigError on a number that is none, or has no bounds: .nan, .inf, and what is too large, such as 1e400."""
-    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for name, one in inner:
-        _refuse_infinite(one, f"{key}.{name}".strip("."))
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"{key}: {value} is not a finite number; write one, such as 1.0e-5")
 
 
 def _complaint(error: jsonschema.ValidationError) -> str:
@@ -330,28 +357,9 @@ def _complaint(error: jsonschema.ValidationError) -> str:
     if error.validator == "required":
         missing = [name for name in error.validator_value if name not in error.instance]
         return f"{f'{key}.' if key else ''}{missing[0]} is missing; add it (config/README.md describes every key)"
+    if key.startswith("evaluation.judges.") and error.validator == "pattern":  # what stands there may be a secret
+        return f"{key} does not look as it should; {' '.join(error.schema['description'].split())}"
     return f"{key}: {error.message}; {error.schema.get('description', 'see config/README.md')}"
-
-
-def _filled(value: dict, schema: dict, definitions: dict) -> dict:
-    """`value` with the schema's defaults for every key that it lacks, in place, depth first."""
-    for name, entry in schema.get("properties", {}).items():
-        if "$ref" in entry:
-            entry = {**definitions[entry["$ref"].rpartition("/")[2]], **entry}
-        if "default" in entry:
-            value.setdefault(name, copy.deepcopy(entry["default"]))
-        if isinstance(value.get(name), dict):
-            _filled(value[name], entry, definitions)
-        elif name in value:
-            value[name] = _whole(value[name], entry)
-    return value
-
-
-def _whole(value: object, schema: dict) -> object:
-    """The same with integers that are spelled 1.0, which the schema takes for integers, as integers."""
-    if isinstance(value, list):
-        return [_whole(one, schema.get("items", {})) for one in value]
-    return _plain(value) if "integer" in str(schema.get("type")) else value
 
 
 def _check_batches(config: dict, stage: str) -> None:

@@ -9,11 +9,12 @@ import os
 import sys
 from pathlib import Path
 
+from study.judges import Judges
 from study.tasks import Tasks
 from study.vocabulary import ARMS, CONTRASTS, METRICS
 
 HELDOUT = {"pref_acc": "heldout_pairs", "pass_rate": "heldout_prompts"}  # metric: the data file that it is judged on
-TARGETS_WITHOUT_TRAINING = {"power", "verify", "plan_memory", "doctor", "check_login", "check_node", "crate"}
+TARGETS_WITHOUT_TRAINING = {"power", "verify", "plan_memory", "doctor", "check_login", "check_node", "crate", "publish"}
 MOST = 10**6  # rows that are counted; more make no difference
 
 
@@ -59,7 +60,7 @@ def warning(config: dict) -> str | None:
     guesses, metric = chosen["power"], chosen["primary_metric"]
     margin = chosen["margins"].get(metric)
     kinds = {name: kind for name, (kind, *_) in METRICS.items()}
-    kinds |= {name: facts["kind"] for name, facts in Tasks(config).metrics.items()}
+    kinds |= {name: facts["kind"] for name, facts in (Tasks(config).metrics | Judges(config).metrics).items()}
     if not guesses["floor"] or kinds[metric] != "binary":
         return None
     accept = "statistics.power.floor: 0 accepts that"

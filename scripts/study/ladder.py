@@ -19,7 +19,12 @@ class Ladder:
         """What of a stage's recipe decides how much memory it needs, and how far its micro-batches may shrink."""
         recipe = self.config["sft"] if stage == "sft" else self.study.recipes[variant]
         chosen = {name: recipe[name] for name in ("batch_size", "micro_batch_size", "gradient_checkpointing")}
-        return {**chosen, "least_micro_batch_size": recipe["batch_size"] if sorts_a_batch(recipe) else 1}
+        return {**chosen, "least_micro_batch_size": self.least(stage, recipe)}
+
+    def least(self, stage: str, recipe: dict) -> int:
+        """The smallest micro-batch of a stage: all pairs that its loss compares, two for KTO's KL term, or one row."""
+        pairs = 2 if stage == "dpo" and "kto" in self.study.objectives.names else 1
+        return recipe["batch_size"] if sorts_a_batch(recipe) else pairs
 
     def stages(self) -> dict[str, dict]:
         """The recipe of each training stage; DPO recipes that need the same memory are one stage, the first of them."""

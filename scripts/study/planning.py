@@ -16,6 +16,8 @@ from typing import Any
 import snakemake.jobs
 from snakemake.dag import DAG
 
+from study.journal import label
+from study.remaining import Left
 from study.reruns import Reruns
 
 
@@ -47,8 +49,8 @@ class Reason(snakemake.jobs.Reason):
 class Planning:
     """The plan of one study.
 
-    is_ours: whether a job is the study's. tell: gets `first_causes`, and how many jobs run at most, once before
-    anything happens. cut: gets each job that is left out after all.
+    is_ours: whether a job is the study's. tell: gets `first_causes`, how many jobs run at most, and whether any job is
+    the study's, once before anything happens. cut: gets each job that is left out after all.
     """
 
     def __init__(self, reruns: Reruns, is_ours: Callable, tell: Callable, cut: Callable) -> None:
@@ -104,7 +106,7 @@ class Planning:
         dag._len = len(dag._finished | dag._needrun)
         if not self.told:
             self.told = True
-            self.tell(self.first_causes(), len(ours & dag._needrun))
+            self.tell(self.first_causes(), len(ours & dag._needrun), bool(ours))
 
     def add(self, dag: Any, waiting: collections.deque) -> None:
         """Add jobs to the plan, and what reads their files."""
@@ -159,6 +161,20 @@ class Planning:
         jobs = [job for level in self.dag.toposorted() for job in sorted(level, key=str) if self.is_ours(job)]
         return {named(job): self.dag.reason(job).words for job in jobs if self.dag.reason(job).words}
 
+    def left(self) -> list[Left]:
+        """The jobs of the plan, for an estimate of how long they take."""
+        dag = self.dag
+        return [
+            Left(
+                named(job),
+                job.rule.name,
+                threads_of(job.rule),
+                frozenset(named(before) for before in dag.dependencies[job] if dag.needrun(before)),
+            )
+            for job in dag.needrun_jobs()
+            if self.is_ours(job)
+        ]
+
     def unsettled(self) -> dict[str, list[str]]:
         """The same after a run: jobs whose inputs were changed, by hand or while it ran, since they were read."""
         jobs = [job for job in self.dag.jobs if self.is_ours(job)]
@@ -168,4 +184,10 @@ class Planning:
 
 def named(job: Any) -> str:
     """A job in words: its rule and wildcards."""
-    return " ".join([job.rule.name, *(f"{name}={value}" for name, value in job.wildcards.items() if value)])
+    return label(job.rule.name, job.wildcards)
+
+
+def threads_of(rule: Any) -> int:
+    """How many threads a rule asks for."""
+    threads = rule.resources.get("_cores")
+    return 1 if threads.is_evaluable() else threads.value or 1

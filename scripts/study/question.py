@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from study.vocabulary import ARMS, CONTRASTS, PRIMARY_CONTRASTS
+from study.vocabulary import ALL_ARMS, CONTRASTS, PRIMARY_CONTRASTS
 
 # Keys and their meaning: paired.question.Question.
 QUESTION = {
-    "arms": {**ARMS, "base": "the base model"},
+    "arms": {**ALL_ARMS, "base": "the base model"},
     "untrained": ["base"],
     "contrasts": {name: weights for name, (weights, *_) in CONTRASTS.items()},
     "primary": list(PRIMARY_CONTRASTS),

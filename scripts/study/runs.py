@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 ARMS = ("base", "sft", "sft_dpo", "dpo_only")
+ADDED_ARMS = ("orpo_only", "kto_only", "simpo_only", "sft_kto")  # whoever asks for them has them besides
 PATTERN = re.compile(r"(?P<arm>[a-z_]+?)(?P<variant>(?:-[a-z_]+~[^/]*?)?)(?:-seed(?P<seed>[0-9]+))?")
 
 
@@ -30,18 +31,20 @@ class Run:
     def parse(cls, text: str) -> Run:
         """The run that `text` names; ValueError if it names none."""
         found = PATTERN.fullmatch(text)
-        if not found or found["arm"] not in ARMS or (found["seed"] is None) != (found["arm"] == "base"):
-            raise ValueError(f"{text!r} is no run: <arm>[-<recipe>]-seed<number>, or base; arms: {', '.join(ARMS)}")
+        if not found or found["arm"] not in (*ARMS, *ADDED_ARMS) or (found["seed"] is None) != (found["arm"] == "base"):
+            raise ValueError(
+                f"{text!r} is no run: <arm>[-<recipe>]-seed<number>, or base; arms: {', '.join((*ARMS, *ADDED_ARMS))}"
+            )
         return cls(found["arm"], found["variant"], None if found["seed"] is None else int(found["seed"]))
 
     @property
     def stage(self) -> str:
-        """What trained it: "sft", "dpo", or "" for the base."""
-        return {"base": "", "sft": "sft"}.get(self.arm, "dpo")
+        """What trained it: "sft", "dpo", "orpo", "kto" or "simpo", or "" for the base."""
+        return self.arm.removeprefix("sft_").removesuffix("_only").removeprefix("base")
 
     @property
     def parent(self) -> Run | None:
-        """The run whose policy its training starts from, which is the reference of DPO; None for the base."""
+        """The run whose policy its training starts from, which is the reference of DPO and KTO; None for the base."""
         if self.arm == "base":
             return None
-        return Run("sft", "", self.seed) if self.arm == "sft_dpo" else Run("base")
+        return Run("sft", "", self.seed) if self.arm.startswith("sft_") else Run("base")

@@ -12,6 +12,7 @@ from study.data_config import without_paths
 from study.datasets import DATA, DATASETS, TRAINED
 from study.ladder import Ladder
 from study.rungs import memory_key, recorded
+from study.runs import Run
 from study.vocabulary import METRICS, PRIMARY_CONTRASTS
 
 
@@ -72,6 +73,16 @@ class Settings:
         start = self.config["sft_dpo"] if wildcards.arm == "sft_dpo" else {}
         return self.training(dpo=self.study.recipes[wildcards.variant], **start)
 
+    def objective(self, wildcards) -> dict:
+        """Of an added arm: its objective and that one's recipe, and after SFT the way it starts."""
+        name = Run(wildcards.arm).stage
+        start = self.config["sft_dpo"] if wildcards.arm.startswith("sft_") else {}
+        return self.training(**{"objective": name, name: self.study.objectives.recipe(name)}, **start)
+
+    def _start(self) -> str:
+        """How SFT→DPO starts as far as memory goes: on merged weights, as on the base, there is one adapter."""
+        return "fresh" if self.config["sft_dpo"]["start"] == "fresh" else "adapter"
+
     def memory_plan(self) -> dict:
         """Of the memory plan: of each stage what decides its memory, equal DPO recipes once."""
         config = self.config
@@ -80,7 +91,7 @@ class Settings:
             "precision": config["model"]["precision"],
             "max_length": config["tokens"]["max_length"],
             "lora": config["lora"],
-            "start": config["sft_dpo"]["start"],
+            "start": self._start(),
             "gpu_memory_gb": config["gpu_memory_gb"],
             "device": "cuda" if config["gpus"] or config["gpu_memory_gb"] else "cpu",
             "stages": {**self.ladder.stages(), "score_pairs": config["scoring"], "generate": generation},
@@ -95,7 +106,7 @@ class Settings:
             rows=self._rows(TRAINED[wildcards.stage]),
             lora=self.config["lora"],
             gpus=self.config["gpus"],
-            start=self.config["sft_dpo"]["start"] if wildcards.stage == "dpo" else "adapter",
+            start=self._start() if wildcards.stage == "dpo" else "adapter",
             max_lengths=[self.config["tokens"]["max_length"], *self.config["out_of_memory"]["max_length"]],
             **self.ladder.recipe(wildcards.stage, wildcards.variant),
         )
@@ -108,9 +119,11 @@ class Settings:
         """
         chosen = self.config["statistics"]
         # Named only where it is chosen: the record of a plan without it stays what it was.
-        pooled = {"pool_seed_variance": True} if chosen["pool_seed_variance"] else {}
+        named: dict[str, object] = {"pool_seed_variance": True} if chosen["pool_seed_variance"] else {}
+        if self.study.objectives.arms:
+            named["additions"] = self.study.objectives.contrasts
         return {
-            **pooled,
+            **named,
             "seed": chosen["seed"],
             "train_seeds": sorted(self.config["seeds"]),
             "alpha": chosen["alpha"],
@@ -135,7 +148,8 @@ class Settings:
 
     def metric(self, name: str) -> dict:
         """Kind of a metric, and whether higher is better."""
-        return self.study.tasks.metrics.get(name) or {"kind": METRICS[name][0], "higher_is_better": True}
+        more = self.study.tasks.metrics | self.study.judges.metrics
+        return more.get(name) or {"kind": METRICS[name][0], "higher_is_better": True}
 
     def task(self, wildcards) -> dict:
         """Of the requests of a task."""
@@ -150,7 +164,32 @@ class Settings:
         """Of grading a task's answers by one metric."""
         return self.study.tasks.settings(self.study.tasks.of(wildcards.metric)) | {"metric": wildcards.metric}
 
+    def judge(self, wildcards) -> dict:
+        """Of meeting a judge: whom to ask, with which parameters."""
+        return self.study.judges.settings(wildcards.judge)
+
+    def publish(self) -> dict:
+        """Of the model cards: what they say that no result does."""
+        said = {name: self.config[name] for name in ("study", "seeds", "model", "tokens", "publish")}
+        hub = {name: source for name, source in self.study.sets.items() if isinstance(source, dict) and "hub" in source}
+        return {**said, "hub": hub, "metrics": {name: self.metric(name) for name in self.study.metrics}}
+
+    def reward(self, wildcards) -> dict:
+        """Of a reward model: which, and how precise."""
+        return {"study_bytes": 0, **self.study.judges.reward_settings(wildcards.reward)}
+
+    def plot(self) -> dict:
+        """Of the figures: what they must say of the loss, if it is not measured against a reference."""
+        return {"reference_free": True} if self.config["dpo"]["loss_type"] == "reference_free" else {}
+
     def report(self) -> dict:
         """Of the report: what its page says about the study."""
         shown = ("study", "seeds", "model", "tokens", "lora", "sft", "dpo", "generation")
-        return {name: self.config[name] for name in shown}
+        added = {name: self.study.objectives.recipe(name) for name in self.study.objectives.names}
+        tasks = self.study.tasks.metrics.items()
+        lower = [metric for metric, facts in tasks if not facts["higher_is_better"]]
+        return (
+            {name: self.config[name] for name in shown}
+            | {"lower_is_better": lower}
+            | ({"objectives": added} if added else {})
+        )

@@ -6,14 +6,20 @@ The plugin's inside is reached at one place, `understand_cancelled`.
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
+import re
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from study.config import ConfigError
 
-PLUGIN = "2.8.0"  # of snakemake-executor-plugin-slurm, which `understand_cancelled` knows
+PLUGIN = "2.8.0"  # of snakemake-executor-plugin-slurm, which `understand_cancelled` and SUBMITTED know
+SUBMITTED = re.compile(
+    r"Job (\d+) has been submitted with SLURM jobid (\d+)"
+)  # what it logs: Snakemake's number, SLURM's
 
 
 def ask(*command: str) -> list[str]:
@@ -40,6 +46,29 @@ def keeps_accounts() -> bool:
     lines = ask("scontrol", "show", "config")
     accounting = next((line for line in lines if line.startswith("AccountingStorageType")), "")
     return "none" not in accounting and "(null)" not in accounting
+
+
+@dataclass(frozen=True)
+class Queued:
+    """A job in the queue. since: when it began to run, in seconds; None: it has not."""
+
+    state: str
+    nodes: str
+    reason: str
+    since: float | None
+
+
+def queue() -> dict[str, Queued]:
+    """SLURM job id -> this user's jobs that wait or run."""
+    found = {}
+    for line in ask("squeue", "--noheader", "--me", "--format", "%i|%T|%N|%S|%r"):
+        number, state, nodes, start, reason = line.split("|", 4)
+        began = None
+        if state != "PENDING":  # of those that wait it is an estimate
+            with contextlib.suppress(ValueError):  # "N/A"
+                began = datetime.datetime.fromisoformat(start).timestamp()
+        found[number] = Queued(state, nodes, reason, began)
+    return found
 
 
 def earlier_jobs() -> dict[str, str]:

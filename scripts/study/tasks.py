@@ -16,9 +16,13 @@ import yaml
 
 from study.datasets import TRAINED
 from study.errors import ConfigError
+from study.judges import Judges
 
 # Metrics of the harness whose value for one item is 0 or 1; of others the configuration has to say what they are.
-BINARY = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "pass@1", "prompt_level_strict_acc")
+BINARY = (
+    "acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "pass@1",
+    "prompt_level_strict_acc", "prompt_level_loose_acc", "inst_level_strict_acc", "inst_level_loose_acc",
+)  # fmt: skip
 DEFAULTS = {"file": None, "few_shot": None, "chat_template": False, "limit": None, "higher_is_better": True}
 PRIMARY = ("pref_acc", "pass_rate")  # of a study without tasks
 
@@ -53,21 +57,38 @@ class Tasks:
         """The files of a task that is the user's own; of the harness's own none, since its version is pinned."""
         return task_files(self.all[name]["file"]) if self.all[name]["file"] else []
 
+    @property
+    def tokens(self) -> list[str]:
+        """The token files of all tasks."""
+        return [f"<results>/tasks/{name}.tokens.parquet" for name in self]
+
     def waited_for(self, dataset: str) -> list[str]:
         """What a training set waits for: the token files of all tasks, so that every request can be answered."""
-        return [f"<results>/tasks/{name}.tokens.parquet" for name in self if dataset in TRAINED.values()]
+        return self.tokens if dataset in TRAINED.values() else []
 
     @property
     def items(self) -> list[str]:
         """The lists of the items of all tasks."""
         return [f"<results>/tasks/{name}.items.parquet" for name in self]
 
+    def answers(self, runs: list[str]) -> dict[str, list[str]]:
+        """What the report shows of tasks: requests, answers, and scores by the first metric; {} without tasks."""
+        if not self.all:
+            return {}
+        scores = [f"metric={name}.{task['metric'][0]}" for name, task in self.all.items()]
+        return {
+            "task_requests": [f"<results>/tasks/{name}.requests.parquet" for name in self],
+            "task_answers": [f"<results>/{run}/{name}.answers.parquet" for name in self for run in runs],
+            "task_scores": [f"<results>/scores/{metric}/part-{run}.parquet" for metric in scores for run in runs],
+        }
+
     def settings(self, name: str) -> dict[str, Any]:
         """What decides a task's requests. What the metrics mean to the statistics is the plan's."""
         task = self.all[name]
         system = self.config["tokens"]["system_prompt"] if task["chat_template"] else None
-        kept = ("task", "metric", "few_shot", "chat_template", "limit", "higher_is_better")
-        return {"name": name, "own": task["file"] is not None, "system_prompt": system, **{k: task[k] for k in kept}}
+        kept = ("task", "metric", "few_shot", "chat_template", "limit", "higher_is_better", "revision")
+        given = {key: task[key] for key in kept if key in task}  # without a revision, the settings are as they were
+        return {"name": name, "own": task["file"] is not None, "system_prompt": system, **given}
 
 
 def check_tasks(config: dict, home: str | Path) -> None:
@@ -96,11 +117,11 @@ def check_tasks(config: dict, home: str | Path) -> None:
         task.setdefault("kind", "binary")
         if task["chat_template"] and config["tokens"]["template"] != "chat":
             raise ConfigError(f"{where}.chat_template: the study has none: tokens.template is a text; remove it")
-    chosen = config["statistics"]
-    _known(chosen["primary_metric"], [*PRIMARY, *tasks.metrics], "statistics.primary_metric")
+    chosen, more = config["statistics"], [*tasks.metrics, *Judges(config).metrics]
+    _known(chosen["primary_metric"], [*PRIMARY, *more], "statistics.primary_metric")
     for metric in chosen["margins"]:
         if "." in metric:
-            _known(metric, list(tasks.metrics), "statistics.margins")
+            _known(metric, more, "statistics.margins")
 
 
 def task_files(path: str) -> list[str]:

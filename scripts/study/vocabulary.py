@@ -23,6 +23,21 @@ CONTRASTS = {
 }
 PRIMARY_CONTRASTS = ("C1", "C2", "C3")
 
+# Arms that a configuration may add (study/objectives.py), and what is then asked of each besides. The names are fixed,
+# so that another arm renames nothing.
+ADDED_ARMS = {"orpo_only": "ORPO-only", "kto_only": "KTO-only", "simpo_only": "SimPO-only", "sft_kto": "SFT→KTO"}
+ADDED_CONTRASTS = {
+    "C8": ({"orpo_only": 1, "base": -1}, "ORPO-only − base", "Does ORPO help without SFT?"),
+    "C9": ({"orpo_only": 1, "dpo_only": -1}, "ORPO-only − DPO-only", "Is ORPO better than DPO alone?"),
+    "C10": ({"kto_only": 1, "base": -1}, "KTO-only − base", "Does KTO help without SFT?"),
+    "C11": ({"kto_only": 1, "dpo_only": -1}, "KTO-only − DPO-only", "Is KTO better than DPO alone?"),
+    "C12": ({"simpo_only": 1, "base": -1}, "SimPO-only − base", "Does SimPO help without SFT?"),
+    "C13": ({"simpo_only": 1, "dpo_only": -1}, "SimPO-only − DPO-only", "Is SimPO better than DPO alone?"),
+    "C14": ({"sft_kto": 1, "base": -1}, "SFT→KTO − base", "Do SFT and KTO together help?"),
+    "C15": ({"sft_kto": 1, "sft_dpo": -1}, "SFT→KTO − SFT→DPO", "Is KTO better than DPO after SFT?"),
+}
+ALL_ARMS, ALL_CONTRASTS = ARMS | ADDED_ARMS, CONTRASTS | ADDED_CONTRASTS
+
 # metric: (kind, name in figures, unit of its differences, what it is)
 METRICS = {
     "pref_acc": (

@@ -2,12 +2,17 @@
 
 import ast
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from display import checklist
+
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md")
+DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "docs/checklist.md")
 NAMED = re.compile(r"((?:[\w.*-]+/)*[\w.*-]+/?)(?:: ([\w.]+))?")
 SUFFIXES = (".py", ".smk", ".md", ".yaml", ".yml", ".toml", ".lock", ".json", ".j2")
 MADE = ("results", ".envs", ".snakemake")  # by runs, so not there in a fresh clone
@@ -63,6 +68,31 @@ def test_what_a_document_names_exists(document):
     assert absent((ROOT / document).read_text(encoding="utf-8")) == []
 
 
+def test_the_checklist_names_a_place_and_a_test_for_each_item():
+    """Which are there: its page is among the DOCUMENTS."""
+    items = [item for items in checklist.ITEMS.values() for item in items]
+    assert len({item.name for item in items}) == len(items) > 20
+    for item in items:
+        assert item.enforced, item.name
+        assert item.tests, item.name
+        assert all(re.fullmatch(r"tests/\S+\.py: (\w+\.)?test_\w+", test) for test in item.tests), item.name
+
+
+def test_the_checklist_on_record_is_the_one_that_is_made(tmp_path):
+    assert (ROOT / "docs" / "checklist.md").read_text(encoding="utf-8") == checklist.page()
+    for name in ("tools/checklist.py", "scripts/display", "scripts/study/vocabulary.py", "docs/checklist.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    command = [sys.executable, "tools/checklist.py", "--check"]
+    assert subprocess.run(command, cwd=tmp_path).returncode == 0
+    page = tmp_path / "docs" / "checklist.md"
+    page.write_text(page.read_text().replace("test_oracle", "test_oracles"))
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "docs/checklist.md is out of step with scripts/display/checklist.py" in done.stderr
+
+
 def test_what_does_not_exist_is_found():
     words = (
         "scripts/nowhere.py",
@@ -70,6 +100,7 @@ def test_what_does_not_exist_is_found():
         "rules/data.smk: check_nothing",
         "scripts/study/runs.py: Run.parse",
         "scripts/study/runs.py: walk",
+        "tests/unit/train/test_dpo.py: test_nothing",
         "results/demo/report.html",
         "beta",
         "envs/*.yaml",
@@ -80,6 +111,7 @@ def test_what_does_not_exist_is_found():
         "scripts/nowhere.py: no such file",
         "rules/data.smk: no check_nothing in it",
         "scripts/study/runs.py: no walk in it",
+        "tests/unit/train/test_dpo.py: no test_nothing in it",
     ]
 
 

@@ -92,11 +92,11 @@ BREAKS = {
         f"X = {{'a': lambda wildcards: [{'wildcards.run, ' * 9}]}}\n",
         "a long lambda",
     ),
-    "rules of 546 lines": (
+    "rules of 691 lines": (
         "more_than_rules",
         "rules/train.smk",
-        "# line\n" * 546,
-        "lines that are not blank, at most 545",
+        "# line\n" * 691,
+        "lines that are not blank, at most 705",
     ),
     "a Snakefile of 101 lines": ("more_than_rules", "Snakefile", "# line\n" * 101, "lines, at most 100"),
 }

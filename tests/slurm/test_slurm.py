@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 from conftest import SMOKE, Clone, results
-from driver import POLLING, Driver, Training, command
+from driver import POLLING, Driver, Training, command, until
 
 CLUSTER = str(Path(__file__).with_name("cluster"))
 REQUIRED = any(os.environ.get(name) for name in ("CI", "SFT_VS_DPO_REQUIRE_SLURM"))
+REPORT = "results/smoke/report.html"
 MODEL_JOBS = {"probe_memory": 2, "train_sft": 2, "train_dpo": 4, "score_pairs": 10, "generate": 7}
 
 
@@ -46,6 +47,11 @@ def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(cluster, finished,
     study.start()
     study.finish(900)
     assert but_memory(results(clone.folder)) == but_memory(results(finished.folder))
+    here, local = ((one / REPORT).read_text().splitlines() for one in (clone.folder, finished.folder))
+    others = [row for row, known in zip(here, local, strict=True) if row != known]  # of the checklist
+    counted = ["Pins logged", "Out-of-memory history", "Manifests"]  # the probes' manifests are read, too
+    assert [re.search("<b>(.*?)</b>", row)[1] for row in others] == counted
+    assert "2 stages probed, 0 attempts ran out of memory" in others[1]
     held = held_gpus(clone.folder)
     asked = {rule: gpus for rule, gpus in held.items() if any(gpus)}
     assert asked == {rule: [1] * jobs for rule, jobs in MODEL_JOBS.items()}
@@ -54,8 +60,8 @@ def test_the_smoke_study_ends_with_the_bytes_of_the_local_run(cluster, finished,
 
 
 def but_memory(digests: dict[str, str]) -> dict[str, str]:
-    """Without what is about the memory of GPUs, which a run on CPUs lacks."""
-    return {name: digest for name, digest in digests.items() if not name.startswith("memory/")}
+    """Without what is about the memory of GPUs, which a run on CPUs lacks, and the page that says so."""
+    return {name: digest for name, digest in digests.items() if not name.startswith(("memory/", "report.html"))}
 
 
 def held_gpus(folder: Path) -> dict[str, list[int]]:
@@ -93,6 +99,37 @@ def test_the_doctor_asks_the_scheduler_and_a_node_of_each_kind(cluster, clone):
     for kind in ("cpu", "gpu"):
         assert re.search(rf"{kind} node \S+ \(SLURM job \d+\)", shown), shown
     assert re.findall(r"^  FAIL +(\S+)", shown, re.MULTILINE) == ["GPU"], "the cluster's GPUs are only names"
+
+
+def test_status_tells_what_waits_and_why_and_what_runs_where(cluster, clone):
+    def shown() -> str:
+        done = clone.snakemake("status", "--profile", "slurm")
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def seen(pattern: str) -> re.Match | None:
+        return re.search(pattern, shown(), re.MULTILINE)
+
+    study = Driver(clone, "--until", "check_data")
+    try:
+        study.start(SFT_VS_DPO_PARTITION="parked")
+        waits = r"^  check_data data=sft: SLURM job (\d+) waits in the queue since [\d:]+: (?!None$)\w+$"
+        waiting = until(lambda: seen(waits), "status shows a job that waits", 120, study.state)
+        assert command("squeue", "--noheader", "--format=%T", f"--jobs={waiting[1]}") == "PENDING"
+        assert seen(
+            rf"^run by process {study.process.pid} on \S+, since [\d:]+ \(snakemake --profile slurm --until check_data "
+        )
+        study.kill()
+        assert seen(rf"^not running: the last run \(process {study.process.pid} on \S+, since [\d:]+\) was killed; ")
+        assert seen(waits)[1] == waiting[1]
+        study.start()
+        runs = rf"^  check_data data=\w+: SLURM job \d+ on {os.uname().nodename}, running since [\d:]+, \d+ s(;|$)"
+        until(lambda: seen(runs), "status shows a job that runs", 240, study.state)
+        study.finish(400)
+    finally:
+        study.kill()
+    assert not seen("SLURM job")
+    assert seen(r"^results/smoke: 4 of 45 jobs are done, 41 left; ")
 
 
 class Undisturbed:

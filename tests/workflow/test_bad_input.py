@@ -60,6 +60,16 @@ CONFIGS = {
         "gpus: 2\ncpu_instructions: portable",
         "gpus (2) times sft.micro_batch_size (16) must divide sft.batch_size (16); lower one of the first two",
     ),
+    "an unknown arm": (
+        "seeds: [1, 2]",
+        "seeds: [1, 2]\narms: [base, sft, sft_dpo, dpo_only, orpo_onyl]",
+        "arms: unknown arm 'orpo_onyl'; did you mean 'orpo_only'?",
+    ),
+    "KTO on one pair": (
+        "  batch_size: 16\n  micro_batch_size: 16\n\ngeneration",
+        "  batch_size: 16\n  micro_batch_size: 1\n\narms: [base, sft, sft_dpo, dpo_only, sft_kto]\ngeneration",
+        "dpo.micro_batch_size is 1, and KTO estimates its KL term from the pairs of a micro-batch: make it 2 or more",
+    ),
     "8 bits without a GPU": ("  seed: 0\n", "  seed: 0\n  precision: int8\n", "needs gpus: 1"),
 }
 ROWS = {

@@ -58,6 +58,20 @@ def test_the_configurations_for_one_gpu_plan_without_the_model(clone, size):
     }
 
 
+ADDED = "[base, sft, sft_dpo, dpo_only, orpo_only, kto_only, simpo_only, sft_kto]"
+
+
+def test_added_arms_add_their_jobs(clone):
+    clone.edit("config/smoke.yaml", "seeds: [1, 2]\n", f"seeds: [1, 2]\narms: {ADDED}\n")
+    more = {"train_objective": 8, "mismatch_pairs": 1, "score_pairs": 10 + 8 + 3, "generate": 15, "grade": 15}
+    assert clone.planned() == {**SMOKE_JOBS, **more}
+    clone.edit("config/smoke.yaml", ADDED, "[base, sft, sft_dpo, dpo_only, orpo_only, simpo_only]")
+    few = {"train_objective": 4, "score_pairs": 14, "generate": 11, "grade": 11}
+    assert clone.planned() == {**SMOKE_JOBS, **few}, "without KTO nothing is mismatched"
+    clone.edit("config/smoke.yaml", ", orpo_only, simpo_only]", "]")
+    assert clone.planned() == SMOKE_JOBS
+
+
 def test_lists_of_the_recipe_add_variants_that_share_everything_before_dpo(clone):
     clone.edit("config/smoke.yaml", "dpo:\n", "dpo:\n  beta: [0.1, 0.3]\n  loss_type: [sigmoid, ipo]\n")
     planned = clone.planned()

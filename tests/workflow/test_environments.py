@@ -51,11 +51,12 @@ def test_every_rule_names_one_environment(clone):
     del rules["crate"]  # a name for a file, it runs nothing
     found = {}
     for name, part in rules.items():
-        used = re.match(r"use rule (\w+) as", part)
-        (conda,) = re.findall(r'conda:\s+"\.\./envs/(\w+)\.yaml"', rules[used[1]] if used else part)
+        here = part
+        while not (conda := re.findall(r'conda:\s+"\.\./envs/(\w+)\.yaml"', here)):
+            here = rules[re.match(r"use rule (\w+) as", here)[1]]
         ((program, environment),) = re.findall(r'program\(\s*"(\w+)",\s*"(\w+)"', part)
         assert program == name or (program, name) == ("check_node", "check_gpu_node")
-        found[name] = environment, conda
+        found[name] = [environment], conda
     assert all(environment == conda for environment, conda in found.values()), found
 
 

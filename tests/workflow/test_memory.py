@@ -44,7 +44,7 @@ def test_the_plan_and_a_card_that_is_too_small(clone):
     assert done.returncode != 0
     assert (
         "error: dpo needs 0.8 GB; gpu_memory_gb is 0.8. The cheapest change that fits: dpo.micro_batch_size: 8 "
-        "(now 16). Predicted with it: dpo needs 0.7 GB\n" in done.stdout
+        "(now 16). Predicted with it: dpo needs 0.7 GB (log: results/smoke/logs/plan_memory.log)\n" in done.stdout
     )
     assert not (study / "memory" / "plan.json").exists()
     clone.edit("config/smoke.yaml", "dpo:\n", "dpo:\n  micro_batch_size: 8\n")

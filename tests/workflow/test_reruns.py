@@ -24,6 +24,8 @@ EDITS = {
     "a comment in a program": ("scripts/arms/training/dpo.py", "import math\n", "import math  # why\n", {}),
     "a comment in the config": (SMOKE, "seeds: [1, 2]", "seeds: [1, 2]  # two", {}),
     "dpo.beta": (SMOKE, "dpo:\n", "dpo:\n  beta: 0.2\n", BELOW_DPO),
+    "dpo.engine": (SMOKE, "dpo:\n", "dpo:\n  engine: minimal\n", BELOW_DPO),
+    "the default dpo.engine by its name": (SMOKE, "dpo:\n", "dpo:\n  engine: trl\n", {}),
     "dpo.learning_rate": (SMOKE, "1.0e-3", "1.1e-3", BELOW_DPO),
     "the same number in another spelling": (
         SMOKE,

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shlex
+import subprocess
 
 SMOKE = "config/smoke.yaml"
 WORDS = "    word_problems: {file: config/tasks/word_problems.yaml, metric: exact_match.strict-match, few_shot: 1}\n"
@@ -61,6 +63,23 @@ def test_a_task_on_a_finished_study_trains_nothing_and_reaches_its_report(finish
     clone.edit(SMOKE, "metric: [acc, acc_norm]", "metric: [acc]")
     less = {"freeze_plan": 1, "task_requests": 1, "answer_task": RUNS, "tokenize_task": 1, "grade_task": RUNS}
     assert clone.planned() == {**less, **STATISTICS}, "at most: the requests come out as before"
+
+
+def test_the_readmes_benchmark_runs_as_it_stands_there(clone):
+    """A fresh user's path: its configuration word for word, its command with the tiny model's configuration."""
+    text = (clone.folder / "README.md").read_text()
+    (written,) = re.findall(r"```yaml\n(# bench\.yaml.*?)```", text, re.DOTALL)
+    (clone.folder / "bench.yaml").write_text(written)
+    command = shlex.split(re.search(r"^(\.envs/driver/bin/snakemake .* bench\.yaml) ", text, re.MULTILINE)[1])
+    assert command[1:] == ["--cores", "all", "--configfile", "config/config.yaml", "bench.yaml"]
+    here = [SMOKE if word == "config/config.yaml" else word for word in command]
+    done = subprocess.run(here, cwd=clone.folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    study = clone.folder / "results" / "bench"
+    rows = list(csv.DictReader((study / "stats" / "contrasts.csv").open()))
+    assert {row["metric"] for row in rows if row["family"] == "primary"} == {"word_problems.exact_match.strict-match"}
+    assert json.loads((study / "stats" / "decision.json").read_text())["primary_metric"].startswith("word_problems.")
+    assert "word_problems.exact_match.strict-match" in (study / "report.html").read_text()
 
 
 def test_training_waits_for_requests_that_can_be_asked_and_graded(clone):

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, NoReturn
 
 from arms.data.rows import TEXTS
-from arms.data.templates import describe_template, left_out, peculiarities, prompt_text
+from arms.data.templates import Prompt, describe_template, left_out, peculiarities, prompt_text
 from arms.data.token_rows import token_tables
 from arms.data.tokens import control_tokens, cut, encode_completions, encode_prompts, encode_rendered
 from arms.data.turns import CONTEXT, keep_whole_answers, train_all_turns
@@ -25,6 +25,46 @@ BATCH = 256  # rows that go through the tokenizer at once
 ALONE = 32  # batches before other processes are worth their start
 SHOWN = 5  # overlong rows in a message
 COMPLETIONS = {kind: texts[1:] for kind, texts in TEXTS.items()}
+# What a template raises that takes for granted what only tools or newer packages give it, such as a list of tools.
+BROKEN = (TypeError, ValueError, AttributeError, KeyError, IndexError)
+
+
+def described(tokenizer: PreTrainedTokenizerBase, settings: dict) -> dict:
+    """The same as `describe_template`; UserError, too, for a template that the pinned packages cannot render."""
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    try:
+        if tokenizer.chat_template or settings["template"] != "chat":
+            prompt_text(tokenizer, "{prompt}", settings)
+    except (TemplateSyntaxError, *BROKEN) as error:
+        raise UserError(
+            f"the model's chat template needs what the pinned transformers does not offer ({error}): correct a copy of "
+            "it (model.source: path), or set tokens.template to a text with the placeholder {prompt}"
+        ) from None
+    except TemplateError:  # said below
+        pass
+    return describe_template(tokenizer, settings)
+
+
+def peculiar(tokenizer: PreTrainedTokenizerBase, settings: dict) -> list[str]:
+    """The same as `peculiarities`, also of a template that cannot render every conversation."""
+    try:
+        return peculiarities(tokenizer, settings)
+    except BROKEN as error:
+        return [f"the model's chat template cannot render every conversation ({error})"]
+
+
+def row_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, settings: dict, place: str) -> str:
+    """The prompt of a row as the model sees it; UserError where the chat template does not take its turns."""
+    from jinja2 import TemplateError
+
+    try:
+        return prompt_text(tokenizer, prompt, settings)
+    except (TemplateError, *BROKEN) as error:
+        raise UserError(
+            f"{place}: the model's chat template refuses these turns: {error}; leave out of the rows what it does not "
+            "take (such as their system turn), or set tokens.template to a text with the placeholder {prompt}"
+        ) from None
 
 
 class Encoder:
@@ -48,7 +88,7 @@ class Encoder:
 
     def __init__(self, kind: str, tokenizer: PreTrainedTokenizerBase, settings: dict, source: str) -> None:
         self.kind, self.tokenizer, self.settings, self.source = kind, tokenizer, settings, source
-        self.decided, self.control = describe_template(tokenizer, settings), control_tokens(tokenizer)
+        self.decided, self.control = described(tokenizer, settings), control_tokens(tokenizer)
         self.all_turns = kind == "sft" and settings.get("assistant_turns") == "all"
         self.frames: dict[tuple[str, ...], list[int]] = {}
         self.eos_after = tokenizer.eos_token_id if settings["eos_after_truncation"] else None
@@ -85,11 +125,10 @@ class Encoder:
     def encode(self, batch: list[dict]) -> tuple[list[dict], Found]:
         """Token rows of a batch of rows, and what was found in them."""
         found, kept = Found(self.kind), []
-        batch = list(map(self._renderable, batch))
-        prompts = [prompt_text(self.tokenizer, row.get("_turns") or row["prompt"], self.settings) for row in batch]
+        prompts = list(map(self._rendered, batch))
         for row, rendered, encoded in zip(batch, prompts, self._encode(batch, prompts), strict=True):
             found.read += 1
-            place = row.get("_place") or f"{self.source}, line {row['_row']}"
+            place = self._place(row)
             if changed := left_out(rendered, row.get("_turns") or []):
                 found.altered.append((place, changed[0]))
             self._check(encoded, self._frame(row.get("_turns")), place)
@@ -128,7 +167,7 @@ class Encoder:
 
     def _of_the_template(self) -> list[str]:
         """What the chat template does with what it is given, and in which rows it leaves a turn out."""
-        found, altered = peculiarities(self.tokenizer, self.settings), self.found.altered
+        found, altered = peculiar(self.tokenizer, self.settings), self.found.altered
         if altered:
             place, role = altered[0]
             found.append(
@@ -137,12 +176,15 @@ class Encoder:
             )
         return found
 
-    def _renderable(self, row: dict) -> dict:
+    def _place(self, row: dict) -> str:
+        return row.get("_place") or f"{self.source}, line {row['_row']}"
+
+    def _rendered(self, row: dict) -> str:
         if row.get("_turns") and self.settings["template"] != "chat":
             raise UserError(
                 f"{row['_place']}: a conversation of several turns needs tokens.template: chat; a text has room for one"
             )
-        return row
+        return row_text(self.tokenizer, row.get("_turns") or row["prompt"], self.settings, self._place(row))
 
     def _encode(self, batch: list[dict], prompts: list[str]) -> Iterator[dict]:
         columns = {"prompt_ids": encode_rendered(self.tokenizer, prompts)}
@@ -181,7 +223,8 @@ class Encoder:
             raise UserError(
                 f"{len(overlong)} rows are longer than tokens.max_length = {limit} tokens ({shown}"
                 f"{', ...' if len(overlong) > SHOWN else ''}; {dict(self.found.by_side)}); raise tokens.max_length, "
-                "shorten the rows, or (training rows) set tokens.on_overlong to drop or truncate"
+                "shorten the rows, leave them out (data.<set>: {path: ..., max_characters: ...}), or (training rows) "
+                "set tokens.on_overlong to drop or truncate"
             )
         if not self.found.kept:
             raise UserError(f"{self.source}: no row is left within tokens.max_length = {limit} tokens")

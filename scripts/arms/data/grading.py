@@ -10,36 +10,23 @@ As a program it grades what `make_data.py` samples, one JSON object a line in, `
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
+import random
 import sys
+from collections.abc import Callable
 from functools import cache
 
 from arms.data.rows import BadRow
+from arms.data.steady import steady_checkers
 from arms.job.files import exit_with_message
-
-NEEDS_SENTENCE_DATA = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 
 
 @cache
 def checkers():
-    """The module lm_eval.tasks.ifeval.utils: imported without a network call, langdetect seeded.
+    """The module lm_eval.tasks.ifeval.utils, which loads and grades without the network, the same at every time."""
+    steady_checkers()
+    from lm_eval.tasks.ifeval import utils
 
-    On import the harness tries to download NLTK's punkt_tab and prints about it; only the two checkers in
-    NEEDS_SENTENCE_DATA read it, and those are refused, so the attempt is switched off. langdetect draws random
-    numbers unless its seed is set (https://pypi.org/project/langdetect/, "Basic usage").
-    """
-    from unittest.mock import patch
-
-    import nltk
-
-    noise = io.StringIO()
-    with contextlib.redirect_stdout(noise), contextlib.redirect_stderr(noise), patch.object(nltk, "download"):
-        from lm_eval.tasks.ifeval import utils
-    import langdetect
-
-    langdetect.DetectorFactory.seed = 0
     return utils
 
 
@@ -60,8 +47,6 @@ def check_instructions(row: dict) -> None:
     for name, given in zip(ids, kwargs, strict=True):
         if name not in registry:
             raise BadRow(f"unknown instruction {name!r}", f"choose from {', '.join(sorted(registry))}")
-        if name in NEEDS_SENTENCE_DATA:
-            raise BadRow(f"{name!r} needs NLTK's punkt_tab, which is no package", "use another instruction")
         if not isinstance(given, dict):
             raise BadRow(f"kwargs of {name!r} must be an object, found {type(given).__name__}", "correct the row")
         # The harness drops falsy values (IFEval's files hold null for the arguments of other checkers).
@@ -73,9 +58,23 @@ def check_instructions(row: dict) -> None:
                 "correct the row (a missing one would be drawn at random)",
             )
     try:
+        drawn = [name for name, given in zip(ids, kwargs, strict=True) if draws(registry[name], name, given)]
         follows(row, "A sentence to try the checkers on.")
     except Exception as error:
         raise BadRow(f"the checkers refuse these kwargs ({error})", "correct the row") from error
+    if drawn:
+        raise BadRow(f"{drawn[0]!r} would replace one of these kwargs by a random one", "give one within its range")
+
+
+def draws(checker: Callable, name: str, given: dict) -> bool:
+    """Whether a checker puts a random argument in place of a given one, such as for paragraph 4 of 3."""
+    found = set()
+    for seed in range(8):
+        random.seed(seed)
+        instruction = checker(name)
+        instruction.build_description(**{key: value for key, value in given.items() if value})
+        found.add(repr(instruction.get_instruction_args()))
+    return len(found) > 1
 
 
 def follows(row: dict, text: str) -> bool:

@@ -23,6 +23,8 @@ import lm_eval.evaluator
 from lm_eval.api.model import LM
 from lm_eval.tasks import TaskManager
 
+from arms.data.requests import item_id
+from arms.data.steady import steady_checkers
 from arms.job.files import UserError, canonical_json, sha256_bytes
 
 FILES = ("json", "csv", "parquet", "arrow", "text")  # what `datasets` calls local files
@@ -115,12 +117,14 @@ def generation(arguments: dict, task: str) -> dict:
 def run(settings: dict, files: list[str], lm: Asked) -> dict:
     """The harness's own results of a task, every item among them. UserError for what the user can mend.
 
-    settings: name, task, few_shot, chat_template, system_prompt, limit (study.tasks.Tasks.settings). files: of a task
-    of the user's own, its YAML first.
+    settings: name, task, few_shot, chat_template, system_prompt, limit, revision (study.tasks.Tasks.settings). files:
+    of a task of the user's own, its YAML first.
     """
+    revision = settings.get("revision")
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    steady_checkers()
     try:
-        with tempfile.TemporaryDirectory() as fresh, patch.object(datasets, "load_dataset", loader(fresh)):
+        with tempfile.TemporaryDirectory() as fresh, patch.object(datasets, "load_dataset", loader(fresh, revision)):
             return lm_eval.evaluator.simple_evaluate(
                 model=lm,
                 tasks=load(settings, files),
@@ -130,24 +134,41 @@ def run(settings: dict, files: list[str], lm: Asked) -> dict:
                 system_instruction=settings["system_prompt"],
                 bootstrap_iters=0,
             )
-    except UserError:
-        raise
+    except UserError as error:
+        whole = str(error).startswith("evaluation.tasks.")
+        raise UserError(str(error) if whole else f"evaluation.tasks.{settings['name']}: {error}") from None
     except Exception as error:
         raise UserError(f"evaluation.tasks.{settings['name']}: {in_words(error)}") from error
 
 
-def loader(fresh: str) -> Callable:
+def loader(fresh: str, revision: str | None) -> Callable:
     """`datasets.load_dataset` that runs no code of a data set, and reads local files anew, into the folder `fresh`.
 
-    The cache knows a local file by its time, which says nothing about its content.
+    The cache knows a local file by its time, which says nothing about its content. revision: commit that a data set of
+    the hub has to be of, which `datasets` 2.19.2 does not look at without the network.
     """
     original = datasets.load_dataset
 
     def load_dataset(path: str, *args: Any, trust_remote_code: bool = False, **options: Any) -> Any:
+        local = path in FILES or os.path.isdir(path)
         place = {"cache_dir": fresh} if path in FILES else {}
-        return original(path, *args, **{**options, **place, "trust_remote_code": False})
+        found = original(path, *args, **{**options, **place, "trust_remote_code": False})
+        if revision and not local:
+            check_revision(path, found, revision)
+        return found
 
     return load_dataset
+
+
+def check_revision(path: str, found: Any, revision: str) -> None:
+    """UserError for a data set in the cache that is of another commit; its folder there is named by its own."""
+    splits = found.values() if isinstance(found, dict) else [found]
+    commits = {Path(file["filename"]).parent.name for split in splits for file in split.cache_files}
+    if commits != {revision}:
+        raise UserError(
+            f"the cache has {path} of {', '.join(sorted(commits)) or 'an unknown revision'}, not of {revision}; where "
+            f"the network is, load it with revision='{revision}' (`datasets.load_dataset` of .envs/grade, same HF_HOME)"
+        )
 
 
 def load(settings: dict, files: list[str]) -> list:
@@ -217,9 +238,10 @@ def without_place(config: dict) -> dict:
     return json.loads(json.dumps({**config, "metadata": metadata}, default=str))
 
 
-def values(results: dict, name: str, metric: str) -> Iterator[tuple[str, int, float]]:
-    """(subtask, doc_id, value) of each item by one metric, named <metric> or <metric>.<filter>.
+def values(results: dict, name: str, metric: str) -> Iterator[tuple[str, int, int | None, float]]:
+    """(subtask, doc_id, part, value) of each item by one metric, named <metric> or <metric>.<filter>.
 
+    Some metrics grade the parts of an item, such as each instruction of a prompt of IFEval; else part is None.
     name: of the task in the configuration. Raises UserError where the metric is not the task's, or no number.
     """
     wanted, _, chosen = metric.partition(".")
@@ -234,7 +256,37 @@ def values(results: dict, name: str, metric: str) -> Iterator[tuple[str, int, fl
             raise UserError(f"{whole} grades {wanted} through filters: {metric!r} names none; choose from {choices}")
         for sample in samples:
             if chosen in ("", sample["filter"]) and wanted in sample["metrics"]:
-                yield task, sample["doc_id"], number(sample[wanted], f"{whole}, {wanted} of item {sample['doc_id']}")
+                doc_id, value = sample["doc_id"], sample[wanted]
+                where = f"{whole}, {wanted} of item {doc_id}"
+                in_parts = isinstance(value, list) and all(isinstance(one, bool) for one in value)
+                parts = enumerate(value) if in_parts else [(None, value)]
+                yield from ((task, doc_id, part, number(one, where)) for part, one in parts)
+
+
+def part_id(item: str, part: int | None) -> str:
+    """The id of a part of an item among the held-out rows, of which the first is 0: ifeval/12#0."""
+    return item if part is None else f"{item}#{part}"
+
+
+def listed(name: str, task: str, sample: dict, part: int | None = None) -> dict:
+    """An item, or a part of it, as a held-out row: its prompt is all its data, so that these are one cluster."""
+    prompt = json.dumps(sample["doc"], sort_keys=True, ensure_ascii=False, default=str)
+    row = {"id": part_id(item_id(name, task, sample["doc_id"]), part), "prompt": prompt, "cluster_id": None}
+    return {**row, "category": family(sample["doc"], part) or task}
+
+
+def family(doc: Any, part: int | None) -> str | None:
+    """The family of an instruction of IFEval, or of all instructions of a prompt; None for other tasks.
+
+    >>> prompt = {"instruction_id_list": ["keywords:existence", "startend:quotation"]}
+    >>> family(prompt, 1), family(prompt, None), family({"question": "Who?"}, None)
+    ('startend', 'several families', None)
+    """
+    ids = doc.get("instruction_id_list") if isinstance(doc, dict) else None
+    if not isinstance(ids, list) or not all(isinstance(one, str) for one in ids):
+        return None
+    families = {one.partition(":")[0] for one in (ids if part is None else ids[part : part + 1])}
+    return next(iter(families), None) if len(families) < 2 else "several families"
 
 
 def check_direction(results: dict, settings: dict, metric: str) -> None:

@@ -63,6 +63,7 @@ class Source(DataSet):
         self.kind, self.layout = kind, self.spec.get("layout")
         self.ours = {theirs: ours for ours, theirs in (self.spec.get("columns") or {}).items()}
         self.left_out = 0  # pairs so far whose scores differ too little
+        self.too_long = 0  # rows so far whose texts have too many characters
         self.tool_turns, self.tool_rows = 0, list[str]()  # turns of tools, and places of rows that end in one
         self.drawn: set[int] | None = None  # places of the rows that are used, None: of all
         self.count = -1  # of the rows that they are drawn from, once they were counted
@@ -97,8 +98,8 @@ class Source(DataSet):
 
         Raises UserError as `read_rows`, `hub_rows` and `margin` do, and if no row is left.
         """
-        self.left_out, self.tool_turns, self.tool_rows = 0, 0, []
-        least, kept = self.spec.get("min_margin"), 0
+        self.left_out, self.too_long, self.tool_turns, self.tool_rows = 0, 0, 0, []
+        least, most, kept = self.spec.get("min_margin"), self.spec.get("max_characters"), 0
         for row in read_rows(self.spec["path"]) if "path" in self.spec else hub_rows(self.spec):
             row = {self.ours.get(name, name): value for name, value in row.items()} if self.ours else row
             row, turns, ends_in_one = without_tools(row, self.kind)
@@ -107,6 +108,8 @@ class Source(DataSet):
                 self.tool_rows.append(str(row.get("id") or row["_place"]))
             elif least is not None and margin(row) < least:
                 self.left_out += 1
+            elif most is not None and characters(row) > most:
+                self.too_long += 1
             else:
                 kept += 1
                 yield row
@@ -126,11 +129,14 @@ class Source(DataSet):
         return complete(row, self.kind)
 
     def notes(self) -> list[str]:
-        """What `min_margin` left out, and what of tools is ignored."""
+        """What `min_margin` and `max_characters` left out, and what of tools is ignored."""
         found = []
         if self.left_out:
             least = self.spec["min_margin"]
             found.append(f"{self.left_out} pairs are left out, whose scores differ by less than {least}")
+        if self.too_long:
+            most = self.spec["max_characters"]
+            found.append(f"{self.too_long} rows are left out, whose texts have more than {most} characters")
         if self.tool_turns:
             found.append(f"{self.tool_turns} turns of tools, or that call one, are ignored")
         if self.tool_rows:
@@ -141,6 +147,15 @@ class Source(DataSet):
     def facts(self, ids: bytes) -> dict:
         """The turns of tools, and ids (without one, places) of all rows that were left out for them."""
         return {"tools": {"turns": self.tool_turns, "left_out": self.tool_rows}} if self.tool_turns else {}
+
+
+def characters(value: object) -> int:
+    """How many characters all texts of a row have together, those of conversations included."""
+    if isinstance(value, dict):
+        return sum(characters(one) for key, one in value.items() if not key.startswith("_"))
+    if isinstance(value, list | tuple):
+        return sum(map(characters, value))
+    return len(value) if isinstance(value, str) else 0
 
 
 class Mixture(DataSet):

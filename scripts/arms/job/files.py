@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -32,19 +33,30 @@ def exit_with_message(main: Callable[[], None]) -> None:
     try:
         main()
     except UserError as error:
-        if TELL in os.environ:  # whoever started the processes says it, once, and ends them all
-            os.write(int(os.environ[TELL]), f"error: {error}\0".encode())
-            time.sleep(60)
+        _tell(f"error: {error}")
         print(f"error: {error}", file=sys.stderr)
         code = 1
     except SystemExit as end:
         if not isinstance(end.code, int):
             raise  # a text, which Python prints, or nothing
         code = end.code
+    except Exception:
+        _tell(traceback.format_exc().strip())
+        raise
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(BrokenPipeError):
             stream.flush()
     os._exit(code)
+
+
+def _tell(message: str) -> None:
+    """Whoever started this process beside others says the first one's message, once, and ends them all.
+
+    Told before this process's connections close, so what the others then complain of comes second.
+    """
+    if TELL in os.environ:
+        os.write(int(os.environ[TELL]), message.encode()[-4000:] + b"\0")  # at most PIPE_BUF: written as one piece
+        time.sleep(60)
 
 
 def canonical_json(value: object) -> str:

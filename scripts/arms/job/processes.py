@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from typing import IO
 
 from arms.job.files import TELL, UserError
@@ -45,7 +46,7 @@ def spread(args: argparse.Namespace) -> None:
 def launch(count: int, threads: int) -> int:
     """Run this very command in `count` processes with `threads` CPU threads each; return its exit code.
 
-    Process 0 speaks. The first UserError, told through a pipe, or the first process to fail ends all of them at once.
+    Process 0 speaks. The first error, told through a pipe, or the first process to be killed ends all of them at once.
     SIGTERM is passed on.
     """
     listener = socket.create_server(("127.0.0.1", 0))
@@ -82,17 +83,18 @@ def launch(count: int, threads: int) -> int:
     codes: list[int | None] = [None]
     while not message and None in codes and not any(codes):
         if select.select([told], [], [], 0.1)[0]:
-            message = os.read(told, 2**16).decode().split("\0")[0]
+            message = os.read(told, 2**16).decode(errors="replace").split("\0")[0]
+            time.sleep(0.5)  # for one that was killed, of whose closed connection another one complained
         codes = [process.poll() for process in running]
     for process in running:
         process.kill()
         process.wait()
-    if message:
-        print(message, file=sys.stderr)
-        return 1
-    rank, code = next(((rank, code) for rank, code in enumerate(codes) if code), (0, 0))
+    rank, code = min(((rank, code) for rank, code in enumerate(codes) if code), key=lambda end: end[1], default=(0, 0))
     if code < 0:  # a signal, as bash reports it
         code = 128 - code
+    elif message:
+        print(message, file=sys.stderr)
+        return 1
     if code and code != 128 + signal.SIGTERM:
         if error := errors[rank]:
             error.seek(0)

@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 STAGES = ("sft", "dpo", "score_pairs", "generate")  # a variant of dpo is dpo-...
-BATCH_KEYS = {"score_pairs": "scoring.batch_size", "generate": "generation.batch_size"}
+BATCH_KEYS = {
+    "score_pairs": "scoring.batch_size",
+    "generate": "generation.batch_size",
+    "choose": "scoring.batch_size",
+}
 # What changes nothing in the results comes first, then what changes the model's numbers, then what loses data.
 PRECISIONS = {"fp32": ["bf16", "int8", "nf4"], "bf16": ["int8", "nf4"], "int8": ["nf4"], "nf4": []}
 SHORTEST = 64  # tokens: no shorter rows are proposed
@@ -21,10 +25,14 @@ SHORTEST = 64  # tokens: no shorter rows are proposed
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a study: what the configuration asks for, and the smaller numbers of rows that it might ask for."""
+    """One stage of a study: what the configuration asks for, and the smaller numbers of rows that it might ask for.
+
+    own_length: whether its rows are as long as a task makes them, whatever tokens.max_length says.
+    """
 
     ask: Ask
     smaller: list[int]
+    own_length: bool = False
 
 
 def stages(settings: dict) -> dict[str, Stage]:
@@ -36,7 +44,7 @@ def stages(settings: dict) -> dict[str, Stage]:
         if "micro_batch_size" in asked:  # the effective batch stays
             smaller = [size for size in range(rows - 1, asked["least_micro_batch_size"] - 1, -1) if whole % size == 0]
         else:
-            smaller = [rows >> shift for shift in range(1, rows.bit_length())]
+            smaller = halves(rows)
         ask = Ask(
             stage=label.partition("-")[0],
             rows=rows,
@@ -47,6 +55,33 @@ def stages(settings: dict) -> dict[str, Stage]:
         )
         found[label] = Stage(ask, smaller)
     return found
+
+
+def task_stages(settings: dict, tasks: dict[str, list[dict]]) -> dict[str, Stage]:
+    """What the requests of tasks (name -> rows of token ids) add: each as long as the longest of its kind."""
+    shared = {name: settings[name] for name in ("precision", "lora", "start", "device")}
+    found = {}
+    for name, rows in tasks.items():
+        texts = [row for row in rows if row["answer_ids"] is None]
+        choices = [row for row in rows if row["answer_ids"] is not None]
+        for stage, label, asked in (("generate", "answers", texts), ("choose", "choices", choices)):
+            if not asked:
+                continue
+            size = settings["stages"]["generate" if stage == "generate" else "score_pairs"]["batch_size"]
+            new = max(row["max_new_tokens"] if stage == "generate" else len(row["answer_ids"]) for row in asked)
+            length = max(len(row["prompt_ids"]) + len(row["answer_ids"] or []) for row in asked)
+            ask = Ask(stage=stage, rows=size, max_length=length, new_tokens=new, **shared)
+            found[f"{name} {label}"] = Stage(ask, halves(size), own_length=True)
+    return found
+
+
+def halves(rows: int) -> list[int]:
+    """Smaller numbers of rows, down to one.
+
+    >>> halves(6)
+    [3, 1]
+    """
+    return [rows >> shift for shift in range(1, rows.bit_length())]
 
 
 class Planner:
@@ -96,9 +131,11 @@ def refusal(planner: Planner, study: dict[str, Stage]) -> str | None:
             return f"{problem}The cheapest change that fits: {cure}. Predicted with it: {listed(cured)}"
     worst = max(cured, key=lambda label: planner.need(cured[label]))
     ask = cured[worst]
+    cure = "fewer few-shot examples, " if study[worst].own_length else ""
     return (
         f"{problem}Nothing cures it: even {ask.precision}, one row in a pass, gradient checkpointing and rows of "
-        f"{ask.max_length} tokens need {gb(planner.need(ask))} GB ({worst}); take a larger card or a smaller model"
+        f"{ask.max_length} tokens need {gb(planner.need(ask))} GB ({worst}); take {cure}a larger card "
+        "or a smaller model"
     )
 
 
@@ -116,6 +153,8 @@ def downwards(ask: Ask) -> Iterator[tuple[dict, bool]]:
 def cheapest(planner: Planner, stage: Stage, shared: dict, checkpoints: bool) -> Ask:
     """The largest pass of a stage that fits, without or with gradient checkpointing; or else the smallest."""
     least, wanted = stage.ask, stage.ask.gradient_checkpointing
+    if stage.own_length:
+        shared = {name: value for name, value in shared.items() if name != "max_length"}
     for checkpointing in sorted({wanted, wanted or (checkpoints and stage.ask.trains)}):
         ask = replace(stage.ask, **shared, gradient_checkpointing=checkpointing)
         options = [ask, *(replace(ask, rows=rows, accumulates=True) for rows in stage.smaller)]
@@ -127,18 +166,20 @@ def cheapest(planner: Planner, stage: Stage, shared: dict, checkpoints: bool) ->
 
 def changes(asked: dict[str, Ask], cured: dict[str, Ask]) -> list[str]:
     """The configuration's keys that differ, as the user would write them."""
-    lines = []
+    lines: dict[str, str] = {}
+    sizes: dict[str, int] = {}
     for label, ask in asked.items():
-        new, key = cured[label], BATCH_KEYS.get(label, f"{label}.micro_batch_size")
+        new, key = cured[label], BATCH_KEYS.get(ask.stage, f"{label}.micro_batch_size")
         if new.rows != ask.rows:
-            lines.append(f"{key}: {new.rows} (now {ask.rows})")
+            sizes[key] = min(new.rows, sizes.get(key, new.rows))  # tasks share the sizes of held-out rows
+            lines[key] = f"{key}: {sizes[key]} (now {ask.rows})"
         if new.gradient_checkpointing != ask.gradient_checkpointing:
-            lines.append(f"{label}.gradient_checkpointing: true")
+            lines[label] = f"{label}.gradient_checkpointing: true"
     for name, key in (("precision", "model.precision"), ("max_length", "tokens.max_length")):
         old, new = (getattr(next(iter(asks.values())), name) for asks in (asked, cured))
         if old != new:
-            lines.append(f"{key}: {new} (now {old})")
-    return lines
+            lines[key] = f"{key}: {new} (now {old})"
+    return list(lines.values())
 
 
 def gb(size: float) -> str:

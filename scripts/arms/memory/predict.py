@@ -16,7 +16,8 @@ worst moment. Nothing is fitted to a measurement. What cannot be followed is wri
 
 The batch is the worst that tokens.max_length lets through: every row has that many tokens, prompts are one token, and
 the two completions of a pair share none. A forked pair is then a row of 2 max_length - 1 tokens, all but one of them
-scored; a pair with a real prompt needs less. Generation goes on from a longest prompt and a longest answer.
+scored; a pair with a real prompt needs less. Generation goes on from a longest prompt and a longest answer. The rows of
+a task are known: all are taken as long as its longest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
 from arms.memory.fake import Tracker, autocast_seen, quantised, storages
 from arms.model import models
-from arms.scoring.logps import FORKING, pair_batch, pair_logps, takes_forks
+from arms.scoring.decoding import Running, runs
+from arms.scoring.logps import FORKING, causal_lm, pair_batch, pair_logps, takes_forks
 from arms.training.recipe import Recipe
 from arms.training.trainer import build_trainer
 
@@ -48,8 +50,9 @@ PARTS = ("weights", "adapter", "gradients", "optimiser", "activations", "logits"
 class Ask:
     """One pass of a stage, with what decides its memory.
 
-    stage: "sft", "dpo", "score_pairs" or "generate". start: sft_dpo.start of the config. device: "cpu" or "cuda".
-    rows: in the pass. accumulates: several passes make one optimiser step. new_tokens: of a generated answer.
+    stage: "sft", "dpo", "score_pairs", "generate", or "choose" (the continuations of a task). start: sft_dpo.start of
+    the config. device: "cpu" or "cuda". rows: in the pass. accumulates: several passes make one optimiser step.
+    new_tokens: of a generated answer, or those of a task's row that are scored.
     """
 
     stage: str
@@ -118,7 +121,7 @@ def worst_rows(ask: Ask) -> list[dict]:
 def shape(config: PretrainedConfig, ask: Ask) -> tuple[int, int]:
     """(rows, tokens in each) of one pass. A pair is one row [prompt, chosen, rejected] where the model takes forks."""
     rows, length = ask.rows, ask.max_length
-    if ask.stage == "sft":
+    if ask.stage in ("sft", "choose"):
         return rows, length
     if ask.stage == "generate":
         return rows, length + ask.new_tokens
@@ -192,19 +195,43 @@ def run_pass(
             pair_logps(policy, batch, forking, dtype)
         return 0
     with autocast_seen(), torch.no_grad(), fake, tracker:
+        if ask.stage == "choose":
+            return choose(policy, *shape(policy.config, ask), ask.new_tokens, dtype)
         return answer(policy, *shape(policy.config, ask), dtype)
 
 
+def choose(policy: PeftModel, rows: int, length: int, scored: int, dtype: torch.dtype) -> int:
+    """Read rows, and the whole vocabulary's log-probabilities where `scored` tokens of each are predicted; no cache."""
+    inner = causal_lm(policy)
+    with unset_fake_temporarily():
+        mask = torch.ones(rows, length, dtype=torch.long)
+        mask[0, -1] = 0
+        given = {"attention_mask": mask, "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+        hidden = inner.base_model(input_ids=torch.zeros_like(mask), use_cache=False, **given)[0]
+        logits = inner.get_output_embeddings()(hidden[:, -scored:].flatten(0, 1))
+        logits.float().log_softmax(-1)
+    return 0
+
+
 def answer(policy: PeftModel, rows: int, length: int, dtype: torch.dtype) -> int:
-    """Read prompts and answers so far in one pass, as the last round does; returns the bytes of the key-value cache."""
+    """Read prompts and answers so far, as the last round does, then one more token; returns the bytes of the cache."""
     with unset_fake_temporarily():
         mask = torch.ones(rows, length, dtype=torch.long)
         mask[0, 0] = 0  # one row is padded, so that no kernel can do without the mask
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    ids = torch.zeros(rows, length, dtype=torch.long)
+        read = {"attention_mask": mask[:, :-1], "position_ids": positions[:, :-1]}
+        last = {"attention_mask": mask, "position_ids": positions[:, -1:]}
+    ids, cache = torch.zeros(rows, length, dtype=torch.long), Running(length) if runs(policy) else None
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
-        found = policy(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=True)
-    return storages(tensor for layer in found.past_key_values for tensor in layer)
+        if cache is None:
+            given = {"attention_mask": mask, "position_ids": positions}
+            found = policy(input_ids=ids, **given, use_cache=True).past_key_values
+        else:
+            causal_lm(policy).base_model(input_ids=ids[:, :-1], **read, past_key_values=cache, use_cache=True)
+            policy(input_ids=ids[:, -1:], **last, past_key_values=cache, use_cache=True)
+            found = cache.held
+    return storages(tensor for layer in found for tensor in layer)
 
 
 def needed(parts: dict[str, int]) -> int:

@@ -72,7 +72,7 @@ def base_card(model: dict, config, tokenizer: dict, folder: Path, files: dict[st
     parameters, dtype = count_parameters(folder)
     return {
         "schema": 1,
-        "source": {key: value for key, value in model.items() if key != "path"},
+        "source": {key: value for key, value in model.items() if key not in ("path", "loader")},
         "files": files,
         # the same digest that arms.job.files.sha256_file gives for the folder
         "sha256": sha256_bytes(canonical_json({name: entry["sha256"] for name, entry in files.items()}).encode()),

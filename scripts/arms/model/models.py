@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from arms.job import processes
 from arms.job.files import UserError, atomic_path, read_json, sha256_file, write_json
 from arms.model.architecture import read_config
+from arms.model.loader import load_known
 
 if TYPE_CHECKING:
     import torch
@@ -29,7 +30,8 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
     """The frozen base model: the weights beside `model` (model.json), on the GPU if there is one.
 
     precision: "fp32", "bf16", "int8" or "nf4"; quantized ones need CUDA. Every file is hashed and compared with
-    model.json first, so weights that changed under the pipeline are an error. Raises UserError.
+    model.json first, so weights that changed under the pipeline are an error; so are other ones that a user's loader
+    (arms/model/loader.py) makes of them. Raises UserError.
     """
     import torch
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
@@ -56,15 +58,18 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and processes.size() > 1:
         device = f"cuda:{processes.rank()}"
-    base = AutoModelForCausalLM.from_pretrained(
-        str(weights),
-        config=read_config(weights),
-        trust_remote_code=False,
-        use_safetensors=True,
-        local_files_only=True,
-        device_map={"": device},
-        **options,
-    )
+    if "loader" in card:
+        base = load_known(weights, card["loader"], precision, device)
+    else:
+        base = AutoModelForCausalLM.from_pretrained(
+            str(weights),
+            config=read_config(weights),
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            device_map={"": device},
+            **options,
+        )
     base.requires_grad_(False)
     return base
 

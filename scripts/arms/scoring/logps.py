@@ -3,7 +3,7 @@
 Two things make it faster than TRL's, which runs [prompt, chosen] and [prompt, rejected] as two rows and keeps their
 full (batch, length, vocabulary) logits:
 
-    the output head runs only where a completion token is predicted;
+    the output head runs only where a completion token is predicted, and there on a part of the tokens at a time;
     a pair is one row, [shared | chosen's own | rejected's own], where `shared` is the prompt and what the two
     completions have in common; rejected's own tokens take their positions after `shared` and do not see chosen's.
 
@@ -26,6 +26,7 @@ FORKING = (
     *("cohere", "gemma", "llama", "mistral", "mixtral", "olmo", "phi", "phi3"),
     *("qwen2", "qwen2_moe", "stablelm", "starcoder2"),
 )
+LOGITS = 2**26  # tokens x vocabulary: 256 MiB as fp32
 
 Batch = dict  # input_ids, position_ids, source, target, segment: int64 (rows, length); attention_mask: see below
 
@@ -117,12 +118,30 @@ def segment_logps(
     row = torch.arange(len(segment), device=segment.device).unsqueeze(1).expand_as(segment)[scored]
     with torch.autocast(segment.device.type, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
         hidden = inner.base_model(input_ids=batch["input_ids"], attention_mask=mask, use_cache=False, **given)[0]
-        logits = _logits(inner, hidden[row, batch["source"][scored]])
-    token_logps = logits.gather(1, batch["target"][scored].unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
-    spread = torch.zeros(segment.shape, device=segment.device).masked_scatter(scored, token_logps)
+        found = token_logps(inner, hidden[row, batch["source"][scored]], batch["target"][scored])
+    spread = torch.zeros(segment.shape, device=segment.device).masked_scatter(scored, found)
     masks = [segment == number for number in range(1, segments + 1)]
     sums = torch.stack([torch.where(mask, spread, 0.0).sum(-1) for mask in masks], dim=1)
     return sums, torch.stack([mask.sum(-1) for mask in masks], dim=1)
+
+
+def token_logps(model: PreTrainedModel, hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """log pi (tokens,) of the ids `target` where the body's output is `hidden` (tokens, size); fp32, in nats.
+
+    Of more than LOGITS logits a part at a time is there; in training the backward pass computes each part again.
+    """
+    import torch
+    from torch.utils.checkpoint import checkpoint
+
+    def part(hidden: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        logits = _logits(model, hidden)
+        return logits.gather(1, target.unsqueeze(1)).squeeze(1) - logits.logsumexp(-1)
+
+    size = max(1, LOGITS // model.config.vocab_size)
+    if len(target) <= size:
+        return part(hidden, target)
+    parts = zip(hidden.split(size), target.split(size), strict=True)
+    return torch.cat([checkpoint(part, *of, use_reentrant=False) for of in parts])
 
 
 def sliding_window(model: torch.nn.Module) -> int | None:

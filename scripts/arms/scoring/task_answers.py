@@ -57,13 +57,12 @@ class Writer(Generator):
         ended = bool(sample.ids) and (sample.ids[-1] in self.ends or len(sample.ids) >= sample.limit)
         return not (ended or sample.stopped)
 
-    def extend(self, samples: list[Sample], tokens: int) -> None:
-        """Add up to `tokens` new tokens to each, none beyond its own length."""
-        super().extend(samples, tokens)
-        for sample in samples:
-            assert isinstance(sample, Answer)
-            del sample.ids[sample.limit :]
-            sample.stopped = self.has_stopped(sample)
+    def add(self, sample: Sample, new: list[int]) -> None:
+        """Add `new` tokens to one answer, none after its end or beyond its own length."""
+        assert isinstance(sample, Answer)
+        super().add(sample, new)
+        del sample.ids[sample.limit :]
+        sample.stopped = self.has_stopped(sample)
 
     def text(self, answer: Answer) -> str:
         """What has been written so far."""

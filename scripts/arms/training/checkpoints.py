@@ -20,7 +20,6 @@ from arms.training.curves import Curves
 
 if TYPE_CHECKING:
     import torch
-    from transformers import Trainer
 
 TENSORS, TRAINER = "tensors.safetensors", "trainer_state.json"
 
@@ -28,7 +27,7 @@ TENSORS, TRAINER = "tensors.safetensors", "trainer_state.json"
 class Checkpoints(Progress):
     """The checkpoints of one training job."""
 
-    def save(self, trainer: Trainer, curves: Curves) -> None:
+    def save(self, trainer: Resumable, curves: Curves) -> None:
         """Write a checkpoint after an optimiser step, then remove older ones."""
         import safetensors.torch
 
@@ -50,9 +49,10 @@ class Resumable:
 
     checkpoints: Checkpoints
     curves: Curves
-    model: Any  # these three are the Trainer's
+    model: Any  # these four are the Trainer's
     optimizer: Any
     lr_scheduler: Any
+    state: Any
 
     def _save_checkpoint(self, model, trial, metrics=None):
         self.checkpoints.save(self, self.curves)
@@ -94,8 +94,14 @@ class Resumable:
         if torch.cuda.is_available():
             torch.cuda.set_rng_state(tensors[f"rng/cuda/{processes.rank()}"])
 
+    def restore(self, checkpoint: Path) -> None:
+        """All that a Trainer restores in these three turns, for a loop that is none."""
+        self._load_from_checkpoint(checkpoint)
+        self._load_optimizer_and_scheduler(checkpoint)
+        self._load_rng_state(checkpoint)
 
-def collect(trainer: Trainer) -> tuple[dict[str, torch.Tensor], dict]:
+
+def collect(trainer: Resumable) -> tuple[dict[str, torch.Tensor], dict]:
     """(tensors, JSON state) of a trainer after an optimiser step."""
     import numpy
     import torch

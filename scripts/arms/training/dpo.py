@@ -12,16 +12,13 @@ import math
 import torch
 from trl import DPOTrainer
 
-from arms.data.token_rows import TokenRows
 from arms.job.files import UserError
-from arms.scoring.logps import pair_batch, pair_logps, takes_forks
+from arms.scoring.logps import pair_logps, takes_forks
 from arms.training.checkpoints import Resumable
-from arms.training.curves import Curves
 from arms.training.data_parallel import DataParallel
-from arms.training.recipe import few_steps
-
-STEP0_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
-REFERENCE_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0}
+from arms.training.gates import reference_free_start, require_step0
+from arms.training.pairs import collate
+from arms.training.recipe import REFERENCE_FREE
 
 
 class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
@@ -49,10 +46,19 @@ class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
         device = self.accelerator.device
         return batch["reference_chosen_logps"].to(device), batch["reference_rejected_logps"].to(device)
 
+    def losses_and_rewards(self, policy, reference):
+        """TRL's losses (pairs,) and rewards of both answers. reference_free: of log-probabilities alone.
+
+        TRL would leave the reference out of the loss and still subtract it from the rewards that it logs.
+        """
+        if self.reference_free:
+            reference = tuple(map(torch.zeros_like, reference))
+        return self.dpo_loss(*policy, *reference)
+
     def get_batch_loss_metrics(self, model, batch, train_eval="train"):
         """(TRL's loss, its metrics) of one micro-batch, the metrics also kept in the curves."""
         policy, reference = self.policy_logps(model, batch), self.reference_logps(batch)
-        losses, chosen_rewards, rejected_rewards = self.dpo_loss(*policy, *reference)
+        losses, chosen_rewards, rejected_rewards = self.losses_and_rewards(policy, reference)
         loss = losses.mean()
         logp_chosen, logp_rejected = (logps.detach().mean().cpu() for logps in policy)
         metrics = {
@@ -67,29 +73,6 @@ class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
         metrics = {name: value.item() for name, value in metrics.items()}
         self.curves.add(self.state.global_step, batch["id"], batch["tokens"], loss=loss.item(), **metrics)
         return loss, metrics
-
-
-def with_reference(pairs: TokenRows, reference: dict[str, dict], loss_type: str) -> TokenRows:
-    """The pairs with their reference log-probabilities: sums, and for IPO, whose loss is on means, per token."""
-    found = [reference[name] for name in pairs.ids()]
-    columns = {}
-    for side in ("chosen", "rejected"):
-        lengths = [row[f"{side}_tokens"] if loss_type == "ipo" else 1 for row in found]
-        columns[f"reference_{side}_logps"] = [
-            row[f"{side}_logp"] / length for row, length in zip(found, lengths, strict=True)
-        ]
-    return pairs.with_columns(**columns)
-
-
-def collate(rows: list[dict], pad_id: int, forking: bool) -> dict:
-    """One batch of pairs: their ids and tokens, and the reference log-probabilities that came with them."""
-    return {
-        "id": [row["id"] for row in rows],
-        "pairs": pair_batch(rows, pad_id, forking),
-        "tokens": sum(2 * len(row["prompt_ids"]) + len(row["chosen_ids"]) + len(row["rejected_ids"]) for row in rows),
-        "reference_chosen_logps": torch.tensor([row["reference_chosen_logps"] for row in rows]),
-        "reference_rejected_logps": torch.tensor([row["reference_rejected_logps"] for row in rows]),
-    }
 
 
 def step0_loss(loss_type: str, beta: float, label_smoothing: float) -> float:
@@ -123,43 +106,17 @@ def check_step0(trainer: TableDPOTrainer, pairs: int = 16) -> dict:
     """
     size = trainer.args.per_device_train_batch_size
     rows = list(trainer.train_dataset[:pairs])
-    losses, differences = [], []
+    losses, differences, start = [], [], list[tuple[float, float]]()
     trainer.model.eval()
-    for start in range(0, len(rows), size):
-        batch = trainer._prepare_inputs(trainer.data_collator(rows[start : start + size]))
+    for first in range(0, len(rows), size):
+        batch = trainer._prepare_inputs(trainer.data_collator(rows[first : first + size]))
         with torch.no_grad():
             policy, reference = trainer.policy_logps(trainer.model, batch), trainer.reference_logps(batch)
-            losses.append(trainer.dpo_loss(*policy, *reference)[0])
+            losses.append(trainer.losses_and_rewards(policy, reference)[0])
         differences += [(mine - theirs).abs().max().item() for mine, theirs in zip(policy, reference, strict=True)]
+        start += zip(*(side.tolist() for side in reference), strict=True)
     trainer.model.train()
-    loss = torch.cat(losses).mean().item()
-    expected = step0_loss(trainer.loss_type, trainer.beta, trainer.label_smoothing)
-    found = {
-        "loss": loss,
-        "closed_form": expected,
-        "loss_difference": abs(loss - expected),
-        "reference_difference": max(differences),
-        "pairs": len(rows),
-    }
-    loss_off = not found["loss_difference"] <= STEP0_TOLERANCE[trainer.dtype] * max(1.0, expected)
-    if loss_off or not found["reference_difference"] <= REFERENCE_TOLERANCE[trainer.dtype]:
-        raise UserError(
-            f"step-0 gate: before the first update the policy must equal its reference, but the loss is {loss:.6f} "
-            f"(a {trainer.loss_type} loss starts at {expected:.6f}) and log-probabilities differ from the reference "
-            f"table by up to {found['reference_difference']:.4f} nats. The table is of another policy than the one "
-            "that starts training (another adapter, seed, precision or data): delete it and run the same command again"
-        )
-    return found
-
-
-def check_moved(before: str, after: str, curves: Curves) -> dict:
-    """After training: did the adapter change, and did the margins move? UserError if not."""
-    margins = curves.frame()["margin"]
-    moved = float(margins.iloc[-1] - margins.iloc[0])
-    if before == after or moved == 0.0 or not math.isfinite(moved):
-        raise UserError(
-            "training left the policy where it was (adapter "
-            + ("unchanged" if before == after else "changed")
-            + f", margin moved by {moved}); {few_steps('dpo', len(curves.speed))}"
-        )
-    return {"adapter_moved": True, "margin_first": float(margins.iloc[0]), "margin_last": float(margins.iloc[-1])}
+    name, expected = trainer.loss_type, step0_loss(trainer.loss_type, trainer.beta, trainer.label_smoothing)
+    if trainer.reference_free:
+        name, expected = REFERENCE_FREE, reference_free_start(start, trainer.beta, trainer.label_smoothing)
+    return require_step0(name, torch.cat(losses), expected, differences, trainer.dtype)

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import math
 import time
 
 import torch
 from transformers import Trainer, TrainerCallback
 
 from arms.job import processes
-from arms.job.files import UserError, sha256_bytes
+from arms.job.files import sha256_bytes
 from arms.job.manifest import Job
 from arms.job.progress import SAY_SECONDS
 from arms.model.models import trainable_digest
 from arms.training.checkpoints import Checkpoints
 from arms.training.curves import Curves
+from arms.training.gates import require_finite
 
 
 def train(trainer: Trainer, job: Job, checkpoints: Checkpoints, shown: list[str]) -> None:
@@ -29,9 +29,7 @@ def train(trainer: Trainer, job: Job, checkpoints: Checkpoints, shown: list[str]
     processes.require_alike(trainable_digest(trainer.model), "the adapter before training")
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     processes.require_alike(trainable_digest(trainer.model), "the trained adapter")
-    bad = [row["step"] for row in trainer.curves.rows if not math.isfinite(row["loss"])]
-    if bad:
-        raise UserError(f"{job.label}: the loss is not finite at step {bad[0]}; lower the learning rate in the config")
+    require_finite(trainer.curves, job.label)
 
 
 class Steps(TrainerCallback):

@@ -10,7 +10,6 @@ from arms.job.files import UserError, write_json
 from arms.job.program import JobParser
 from arms.job.progress import add_checkpoint_arguments
 from arms.model import models
-from arms.training.observation import observe
 
 if TYPE_CHECKING:
     from transformers import Trainer
@@ -41,8 +40,9 @@ def check_outputs(args: argparse.Namespace) -> None:
 def write_outputs(args: argparse.Namespace, trainer: Trainer, identity: dict, **observed: object) -> None:
     """Write the adapter, the curves and observed.json.
 
-    identity: arm, seed, parent_sha256, model_sha256, tokens_sha256. observed: what only the program knows.
+    trainer: or the loop of arms/training/minimal.py. identity: arm, seed, parent_sha256, model_sha256, tokens_sha256.
+    observed: what training really used.
     """
     identity = models.save_adapter(trainer.model, args.adapter, identity)
     trainer.curves.write(args.curves, args.speed, trainer.state.log_history)
-    write_json(args.observed, {**identity, **observe(trainer), **observed})
+    write_json(args.observed, {**identity, **observed})

@@ -9,13 +9,15 @@ from typing import Any
 from arms.job import processes
 from arms.job.files import UserError
 
+REFERENCE_FREE = "reference_free"  # the loss_type of a sigmoid loss that subtracts no reference
+
 
 @dataclass(frozen=True)
 class Recipe:
     """The effective recipe of one training stage, "sft" or "dpo": the configuration's, in micro-batches that fit.
 
     A step takes batch_size rows of up to max_length tokens, micro_batch_size of them in one pass. max_grad_norm: where
-    gradients are clipped. beta, loss_type and label_smoothing are DPO's.
+    gradients are clipped. beta, loss_type, label_smoothing and engine (what trains: "trl" or "minimal") are DPO's.
     """
 
     stage: str
@@ -32,6 +34,7 @@ class Recipe:
     beta: float | None = None
     loss_type: str | None = None
     label_smoothing: float | None = None
+    engine: str = "trl"
 
     @classmethod
     def of(cls, settings: dict, stage: str, **fits: int) -> Recipe:

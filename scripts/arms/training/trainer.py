@@ -13,7 +13,7 @@ from arms.data.token_rows import TokenRows
 from arms.job import processes
 from arms.training import dpo, sft
 from arms.training.curves import Curves
-from arms.training.recipe import Recipe
+from arms.training.recipe import REFERENCE_FREE, Recipe
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -46,7 +46,8 @@ def build_trainer(
     else:
         config = DPOConfig(
             beta=recipe.beta,
-            loss_type=recipe.loss_type,
+            loss_type="sigmoid" if recipe.loss_type == REFERENCE_FREE else recipe.loss_type,
+            reference_free=recipe.loss_type == REFERENCE_FREE,
             label_smoothing=recipe.label_smoothing,
             max_length=recipe.max_length,
             max_prompt_length=recipe.max_length,

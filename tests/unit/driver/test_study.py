@@ -11,6 +11,7 @@ import yaml
 from snakemake.utils import validate
 
 from study import environment
+from study.base_files import loader_file
 from study.command import Programs, job
 from study.config import ConfigError, load, refuse_double_keys
 from study.digest import code_digest, module_facts
@@ -20,18 +21,9 @@ from study.resources import Resources
 from study.runs import Run
 from study.settings import Settings
 
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "config" / "schema.yaml"
-
-
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch):
-    monkeypatch.chdir(ROOT)
-
-
-@pytest.fixture
-def smoke():
-    return yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text())
 
 
 @pytest.mark.parametrize("name", ["config", "smoke", "qwen2.5-7b", "qwen2.5-32b"])
@@ -63,6 +55,7 @@ def test_lists_of_the_recipe_are_variants(smoke):
         ({"batch_size": 5, "micro_batch_size": 2}, "dpo.micro_batch_size (2) must divide dpo.batch_size (5)"),
         ({"learning_rate": float("inf")}, "dpo.learning_rate: inf is not a finite number"),
         ({"learning_rate": float("nan")}, "dpo.learning_rate: nan is not a finite number"),
+        ({"engine": "unsloth"}, "dpo.engine: 'unsloth' is not one of ['trl', 'minimal']"),
         ({"learning_rate": "1e400"}, "'1e400' is text to YAML, not a number; write a finite number"),
     ],
 )
@@ -71,6 +64,43 @@ def test_what_is_wrong_is_said_with_file_key_and_cure(smoke, dpo, words):
         load({**smoke, "dpo": {**smoke["dpo"], **dpo}}, SCHEMA, where="mine.yaml")
     assert str(error.value).startswith("mine.yaml: ")
     assert words in str(error.value)
+
+
+def test_a_loss_that_the_minimal_engine_does_not_know_is_refused(smoke, tmp_path):
+    """A loss that somebody added to the schema and to TRL's engine, as CONTRIBUTING.md says."""
+    schema = tmp_path / "schema.yaml"
+    schema.write_text(SCHEMA.read_text().replace("aot_pair, reference_free]", "aot_pair, reference_free, new]", 1))
+    load({**smoke, "dpo": {**smoke["dpo"], "loss_type": "new"}}, schema)
+    with pytest.raises(ConfigError, match=r"dpo.loss_type: 'new' is not .*engine minimal does not know it"):
+        load({**smoke, "dpo": {**smoke["dpo"], "loss_type": "new", "engine": ["trl", "minimal"]}}, schema)
+
+
+def test_the_default_engine_by_its_name_is_no_setting(smoke):
+    named = load({**smoke, "dpo": {**smoke["dpo"], "engine": "trl"}}, SCHEMA)
+    assert named == load(smoke, SCHEMA)
+    both = load({**smoke, "dpo": {**smoke["dpo"], "engine": ["trl", "minimal"]}}, SCHEMA)
+    assert {label: recipe.get("engine") for label, recipe in both.recipes.items()} == {
+        "": None,
+        "-engine~minimal": "minimal",
+    }
+
+
+def test_a_loader_is_a_file_and_its_function(smoke, tmp_path):
+    def asked(loader, **more):
+        return load({**smoke, "model": {**smoke["model"], "loader": loader, **more}, "gpus": 1}, SCHEMA)
+
+    file = tmp_path / "load.py"
+    file.touch()
+    study = asked(f"{tmp_path}/./load.py:own")
+    assert study.config["model"]["loader"] == f"{file}:own"
+    assert loader_file(study.config["model"]) == [str(file)]
+    assert loader_file(load(smoke, SCHEMA).config["model"]) == []
+    with pytest.raises(ConfigError, match=r"model.loader: nowhere.py is not there; name a file and its function"):
+        asked("nowhere.py:own")
+    with pytest.raises(ConfigError, match=r"model.loader: 'load.py' does not match .*path/to/file.py:function"):
+        asked("load.py")
+    with pytest.raises(ConfigError, match=r"model.loader cannot be used with model.precision nf4"):
+        asked(f"{file}:own", precision="nf4")
 
 
 def test_numbers_are_the_same_in_every_spelling(smoke):

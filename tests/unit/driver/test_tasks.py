@@ -10,14 +10,10 @@ from study.ladder import Ladder
 from study.settings import Settings
 from study.tasks import task_files
 
+pytestmark = pytest.mark.usefixtures("in_the_repository")
 ROOT = Path(__file__).parents[3]
 SCHEMA = ROOT / "config" / "schema.yaml"
 FACTS = {"file": "config/tasks/facts.yaml", "metric": ["acc", "acc_norm"]}
-
-
-@pytest.fixture(autouse=True)
-def in_the_repository(monkeypatch):
-    monkeypatch.chdir(ROOT)
 
 
 def study_of(tasks, **statistics):

@@ -521,6 +521,17 @@ def test_what_is_left_out_is_said(study):
     assert study.audit()["rows"] == 2
 
 
+def test_long_rows_are_left_out_before_anything_else(study):
+    study.sources = {"pairs": {"path": "pairs.jsonl", "max_characters": 1000}}
+    rows = pair_rows("t")
+    rows[1]["chosen"] += "x" * 1000
+    done = study.check("pairs", pairs=rows)
+    assert done.returncode == 0, done.stderr
+    told = "pairs.jsonl: 1 rows are left out, whose texts have more than 1000 characters"
+    assert study.audit()["warnings"] == [told]
+    assert study.audit()["rows"] == len(rows) - 1
+
+
 def many_pairs() -> list[dict]:
     """10 000 good pairs."""
     draw = random.Random(1)

@@ -112,7 +112,13 @@ def test_null_kwargs_of_other_checkers_are_allowed():
         ({"kwargs": [{"num_words": 5}]}, r"takes the kwargs \[\], found \['num_words'\]"),
         ({"kwargs": [None]}, "must be an object"),
         ({"instruction_id_list": ["startend:end_checker"]}, r"takes the kwargs \['end_phrase'\], found \[\]"),
-        ({"instruction_id_list": ["length_constraints:number_sentences"]}, "punkt_tab"),
+        (
+            {
+                "instruction_id_list": ["length_constraints:nth_paragraph_first_word"],
+                "kwargs": [{"num_paragraphs": 3, "nth_paragraph": 4, "first_word": "rain"}],
+            },
+            "would replace one of these kwargs by a random one",
+        ),
         (
             {
                 "instruction_id_list": ["length_constraints:number_words"],

@@ -41,6 +41,15 @@ def leaves_on_numbers(prompt, answer):
         os._exit(0)
     return True
 
+def raises(prompt, answer):
+    raise KeyError("answer")
+
+def hangs(prompt, answer):
+    time.sleep(60)
+
+def prints(prompt, answer):
+    print(True)
+
 def says_text(prompt, answer):
     return "yes"
 
@@ -182,8 +191,11 @@ def test_what_a_function_does_to_itself_does_not_happen_to_the_job(own, name, me
 @pytest.mark.parametrize(
     ("grader", "message"),
     [
+        ({"python": "raises"}, "raises raised KeyError: 'answer'; correct the function or the row"),
+        ({"python": "hangs"}, "hangs took more than 3 s; correct the function or the row"),
+        ({"python": "prints"}, "prints gave NoneType None, not True or False"),
         ({"python": "says_text"}, "says_text gave str 'yes', not True or False; correct the function"),
-        ({"python": "_own"}, r"no function '_own' in .*own.py \(found: hangs_on_numbers, leaves_on"),
+        ({"python": "_own"}, r"no function '_own' in .*own.py \(found: hangs, hangs_on_numbers, leaves_on"),
         ({"python": "short", "at_most": 3}, "short raised TypeError: short\\(\\) got an unexpected keyword"),
     ],
 )

@@ -131,6 +131,18 @@ WRONG = {
 }  # fmt: skip
 
 
+def test_what_a_metric_of_a_whole_corpus_keeps_of_an_item_is_no_value():
+    """Such as BLEU's answer and reference, which may look like numbers; lists of True and False are an item's parts."""
+    from arms.data import harness
+    from arms.job.files import UserError
+
+    sample = {"doc_id": 0, "filter": "none", "metrics": ["bleu", "inst"], "bleu": ["1", "0"], "inst": [True, False]}
+    results = {"samples": {"t": [sample]}}
+    assert list(harness.values(results, "t", "inst")) == [("t", 0, 0, 1.0), ("t", 0, 1, 0.0)]
+    with pytest.raises(UserError, match="computes this metric from all items together"):
+        list(harness.values(results, "t", "bleu"))
+
+
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_asked_or_graded_is_said_in_one_line(mine, case):
     settings, edits, complaint = WRONG[case]

@@ -93,6 +93,15 @@ def test_two_seeds_of_each_model_take_a_word_about_scope(here):
     assert (rows["scope"].iloc[0], decision["primary_scope"]["planned"]) == ("checkpoint", "checkpoint")
 
 
+def test_an_error_is_one_line_whatever_the_names_are(here):
+    """Found by hypothesis: a model whose name begins with a line break."""
+    rows = [f'"{arm}",{seed},p0,0,m,{value}' for arm in ("\nnew\x94", "old") for seed in (0, 1) for value in (seed,)]
+    Path("scores.csv").write_text("\n".join(["arm,train_seed,prompt_id,sample_idx,metric,value", *rows]) + "\n")
+    with pytest.raises(ContractError, match=r"^\\nnew\\x94 has 2 training seeds \(0, 1\)") as told:
+        compare.main(["--table", "scores.csv", "--output", "out"])
+    assert "\n" not in str(told.value)
+
+
 def test_a_seed_that_one_model_lacks(here):
     rows = [row for row in table(arms=("old", "mid", "new")) if (row["arm"], row["train_seed"]) != ("mid", "2")]
     with pytest.raises(ContractError, match=r"^seed 2 of 'mid' is missing \('old', 'new' have it\); .*--common-seeds"):

@@ -1,5 +1,6 @@
 """plot.py and report.py through their command lines, on a small made study whose statistics compare.py made."""
 
+import base64
 import hashlib
 import json
 import math
@@ -17,8 +18,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from arms.data.requests import ANSWERS, REQUESTS, write_rows
 from arms.job.files import UserError
+from display.checklist import ITEMS, findings
+from display.examples import task_examples
 from display.figures import read_curves
+from display.standing import Records
 from display.words import interval, number, p_value
 from study.vocabulary import FIGURES
 
@@ -71,6 +76,39 @@ def make_scores(root, seeds, prompts, difficulty, rng):
             types = {"train_seed": pa.int32(), "sample_idx": pa.int16(), "gen_sha256": pa.string()}
             types |= {name: pa.dictionary(pa.int32(), pa.string()) for name in ("arm", "prompt_id", "status")}
             write_table(root / f"scores/metric={metric}/part-{run_name(arm, seed)}.parquet", rows, **types)
+
+
+def make_tasks(root, seeds):
+    """Requests, answers and scores of a generation task and of a group of choice tasks, as the rules leave them."""
+    asked = [
+        {"task": "sums", "doc_id": 0, "idx": 0, "few_shot": 0, "conversation": False, "context": "x" * 2000 + "1 + 1 =",
+         "until": ["\n"], "max_new_tokens": 8},
+        {"task": "sums", "doc_id": 1, "idx": 0, "few_shot": 0, "conversation": True, "until": [], "max_new_tokens": 8,
+         "context": json.dumps({"messages": [{"role": "system", "content": "S"}, {"role": "user", "content": HOSTILE}],
+                                "continued": False})},
+    ]  # fmt: skip
+    plain = {"few_shot": 0, "conversation": False, "context": "Where?"}
+    options = [
+        {"task": f"facts_{HOSTILE}", "doc_id": doc, "idx": idx, "continuation": text, **plain}
+        for doc in range(2) for idx, text in enumerate((" Paris", " <b>Rome</b>"))
+    ]  # fmt: skip
+    for name, rows in {"sums": asked, "facts": options}.items():
+        (root / "tasks").mkdir(exist_ok=True)
+        write_rows(root / f"tasks/{name}.requests.parquet", rows, REQUESTS)
+        for arm, seed in runs(seeds):
+            (root / run_name(arm, seed)).mkdir(exist_ok=True)
+            good = arm == "sft_dpo"
+            text = HOSTILE if good else "one\ntwo"
+            written = [{"text": text, "n_tokens": 2, "status": "ok"}] * 2
+            scored = [{"logp": -1.25, "greedy": good}, {"logp": -0.5 - good, "greedy": not good}] * 2
+            answers = written if name == "sums" else scored
+            write_rows(root / run_name(arm, seed) / f"{name}.answers.parquet", answers, ANSWERS)
+            ids = [f"sums/{doc}" if name == "sums" else f"facts/{rows[0]['task']}/{doc}" for doc in range(2)]
+            values = {"sums": [0.5 + good, math.nan], "facts": [float(good), 1.0]}[name]
+            scores = {"arm": arm, "train_seed": seed, "prompt_id": ids, "sample_idx": 0, "value": values}
+            status = {"status": ["ok", "empty" if name == "sums" else "ok"], "gen_sha256": None}
+            metric = {"sums": "sums.f1", "facts": "facts.acc"}[name]
+            write_table(root / f"task_scores/metric={metric}/part-{run_name(arm, seed)}.parquet", {**scores, **status})
 
 
 def make_curves(root, seeds, steps, rng):
@@ -195,6 +233,7 @@ def make_study(root, n=16, seeds=(1, 2, 3), categories=("keywords", "no_comma"),
         texts = [HOSTILE if arm == "sft_dpo" else f"{arm} answers about rivers, at length. " * 6 for _ in held]
         rows = {"prompt_id": prompts["pass_rate"], "sample_idx": 0, "text": texts, "n_tokens": 9, "status": "ok"}
         write_table(root / run_name(arm, seed) / "generations.parquet", rows, sample_idx=pa.int16())
+    make_tasks(root, seeds)
     make_curves(root, seeds, steps, rng)
     make_audits(root, categories)
     make_manifests(root, seeds)
@@ -219,25 +258,25 @@ def job(rule, settings):
     return ["--job", json.dumps(identity), "--manifest", f"{rule}.manifest.json"]
 
 
-def plot(root, figures="figures"):
+def plot(root, figures="figures", **settings):
     curves = sorted(path.relative_to(root) for path in root.glob("*-seed*/curves.parquet"))
     tables = ("contrasts", "arm_means", "seed_effects", "projection")
     return run(
-        root, "plot", *job("plot", {}), "--decision", "stats/decision.json", "--curves", *curves,
+        root, "plot", *job("plot", settings), "--decision", "stats/decision.json", "--curves", *curves,
         "--audits", *(path.relative_to(root) for path in sorted(root.glob("data/*.audit.json"))),
         *(word for name in tables for word in (f"--{name.replace('_', '-')}", f"stats/{name}.parquet")),
         *(word for kind in ("svg", "png") for word in (f"--{kind}", *(f"{figures}/{name}.{kind}" for name in FIGURES))),
     )  # fmt: skip
 
 
-def report(root, html="report.html"):
+def report(root, html="report.html", **dpo):
     settings = {
         "study": "made", "seeds": [int(path.name[8:]) for path in sorted(root.glob("sft-seed*"))],
         "model": {"source": "path", "path": "/home/somebody/models/tiny", "precision": "fp32"},
         "tokens": {"max_length": 192, "system_prompt": None},
         "lora": {"rank": 16, "alpha": 32, "target_modules": "all-linear"},
-        "sft": {"learning_rate": 5e-4, "epochs": 1}, "dpo": {"learning_rate": 2e-4, "beta": 0.1, "epochs": 1},
-        "generation": {"max_new_tokens": 64, "temperature": 0.0},
+        "sft": {"learning_rate": 5e-4, "epochs": 1}, "dpo": {"learning_rate": 2e-4, "beta": 0.1, "epochs": 1} | dpo,
+        "generation": {"max_new_tokens": 64, "temperature": 0.0}, "lower_is_better": ["sums.f1"],
     }  # fmt: skip
 
     def files(*patterns):
@@ -250,6 +289,9 @@ def report(root, html="report.html"):
         "--audits", *files("data/*.audit.json", "tokens/*.audit.json"), "--parity", "parity.json",
         "--prompts", "heldout_prompts.jsonl", "--generations", *files("*/generations.parquet"),
         "--scores", *files("scores/metric=pass_rate/part-*.parquet"),
+        "--style", ROOT / "scripts/report.css", "--script", ROOT / "scripts/report.js",
+        "--task-requests", *files("tasks/sums.*", "tasks/facts.*"), "--task-answers", *files("*/*.answers.parquet"),
+        "--task-scores", *files("task_scores/metric=sums.f1/*", "task_scores/metric=facts.acc/*"),
         "--manifests", *files("model/manifest.json", "s*/*manifest.json", "*-seed*/train.manifest.json", "memory/*"),
         "--html", html,
     )  # fmt: skip
@@ -339,6 +381,7 @@ def test_page_gives_the_answer(study, page):
         "Examples",
         "Data audit",
         "Gates",
+        "Checklist",
         "How it was made",
         "Limits",
     ):
@@ -377,7 +420,8 @@ def test_no_id_occurs_in_two_figures(study, page):
 
 
 def test_generated_text_stays_text(html, page):
-    assert not {"script", "img"} & set(page.tags)
+    assert page.tags.count("script") == 1  # our own
+    assert "img" not in page.tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "{{ 7 * 7 }} \ufffd&lt;/article&gt;" in html
     assert "&lt;b&gt;rivers&lt;/b&gt;" in html
@@ -402,13 +446,81 @@ def test_page_does_not_tell_where_it_was_made(study, html):
     assert ">tiny<" in html
 
 
-def test_one_example_of_each_category_where_arms_disagree(study, html):
-    shown = re.findall(r"<small>([a-z ]+) · (prompt-\d+)", html)
-    assert [category for category, _ in shown] == ["keywords", "no comma"]
+def section_of(html, name):
+    """The part of the page with the examples of one kind, as (id, category, text) of each."""
+    part = re.search(
+        rf'<section class="examples"(?: data-lower)? aria-labelledby="examples-{name}">.*?</section>', html, re.DOTALL
+    )[0]
+    found = re.findall(
+        r'<article class="example" id="([^"]+)" data-category="([^"]*)">(.*?)</article>', part, re.DOTALL
+    )
+    return part, [(re.search(r'<a href="#[^"]+">([^<]+)</a>', text)[1], category, text) for _, category, text in found]
+
+
+def test_examples_take_turns_by_category_and_start_where_arms_disagree(study, html):
+    part, shown = section_of(html, "held-out-prompts")
+    assert [category for _, category, _ in shown] == ["keywords", "no_comma"] * 8
+    assert "16 of 16, graded by Graded pass rate" in part
+    assert len(re.search(r"(.*)<details", part, re.DOTALL)[1].split("<article")) == 1 + 6
     scores = [pd.read_parquet(path) for path in study.glob("scores/metric=pass_rate/part-*.parquet")]
     first = pd.concat(scores).query("train_seed in (-1, 1)").astype({"prompt_id": str})
-    for _, prompt in shown:
-        assert first.loc[first["prompt_id"] == prompt, "value"].nunique() == 2
+    for category in ("keywords", "no_comma"):
+        own = [(prompt, text) for prompt, mine, text in shown if mine == category]
+        disagree = [first.loc[first["prompt_id"] == prompt, "value"].nunique() == 2 for prompt, _ in own]
+        assert disagree == sorted(disagree, reverse=True)
+        assert ["the arms agree" not in text for _, text in own] == disagree
+        for told in (True, False):
+            ids = [
+                hashlib.sha256(prompt.encode()).hexdigest()
+                for (prompt, _), odd in zip(own, disagree, strict=True)
+                if odd == told
+            ]
+            assert ids == sorted(ids)
+
+
+def test_examples_of_tasks_show_what_was_asked_and_what_each_arm_answered(html):
+    assert html.count(" data-lower ") == 1
+    part, shown = section_of(html, "sums")
+    assert "2 of 2, graded by sums.f1" in part
+    assert [(name, category) for name, category, _ in shown] == [("sums/0", "sums"), ("sums/1", "sums")]
+    assert "… xxx" in shown[0][2]
+    assert "1 + 1 =</p>" in shown[0][2]
+    marks = [
+        re.findall(r'data-score="([^"]*)".*?<span class="(\w+)">([^<]*)</span></header>', text) for *_, text in shown
+    ]
+    assert marks[0] == [("0.5", "soft", "0.500")] * 2 + [("1.5", "soft", "1.500"), ("0.5", "soft", "0.500")]
+    assert marks[1] == [("", "soft", "empty")] * 4
+    assert 'class="prompt">&lt;script&gt;' in shown[1][2]
+
+    part, shown = section_of(html, "facts")
+    assert len(shown) == 2
+    texts = re.findall(r'<div class="text">(.*?)</div>', shown[0][2], re.DOTALL)
+    assert texts[0] == "−0.500  &lt;b&gt;Rome&lt;/b&gt;\n−1.250  Paris"
+    assert texts[2] == "−1.250  Paris\n−1.500  &lt;b&gt;Rome&lt;/b&gt;"
+    assert "<script>alert" not in html
+
+
+def test_parts_of_items_are_examples_of_their_own(study):
+    """As the instructions of IFEval's prompts, which its instruction-level metrics grade one by one."""
+    asked = [{"id": "ifeval/7", "task": "ifeval", "conversation": False, "context": "Shout.", "continuation": None}]
+    answers = {run_name(arm, seed): [{"text": f"by {arm}"}] for arm, seed in runs((1,))}
+    paths = []
+    for arm, seed in runs((1,)):
+        rows = {"prompt_id": ["ifeval/7#0", "ifeval/7#1"], "sample_idx": 0, "value": [1.0, 0.0], "status": "ok"}
+        paths.append(study / f"parts/part-{run_name(arm, seed)}.parquet")
+        write_table(paths[-1], rows)
+    shown = task_examples("ifeval.inst_level_strict_acc", asked, answers, list(map(str, paths)), 1)["shown"]
+    assert {row["id"]: [answer["mark"] for answer in row["answers"]] for row in shown} == {
+        "ifeval/7#0": ["pass"] * 4, "ifeval/7#1": ["fail"] * 4,
+    }  # fmt: skip
+    assert {row["answers"][2]["text"] for row in shown} == {"by sft_dpo"}
+
+
+def test_a_browser_runs_our_script_and_no_other(html):
+    script = re.findall(r"<script>(.*?)</script>", html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script[0].encode()).digest()).decode()
+    assert len(script) == 1
+    assert f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'\"" in html
 
 
 def test_same_inputs_give_the_same_bytes(study):
@@ -506,3 +618,129 @@ def test_page_says_what_had_to_shrink_and_nothing_if_nothing_did(study, page, ca
     assert ("Memory" in text) == bool(sentences)
     for sentence in sentences:
         assert sentence in text
+
+
+def test_a_loss_without_a_reference_is_called_so(study, tmp_path):
+    root = tmp_path / "study"
+    shutil.copytree(study, root)
+    for done in (plot(root, reference_free=True), report(root, loss_type="reference_free")):
+        assert done.returncode == 0, done.stderr
+    text = (root / "report.html").read_text()
+    assert "rewards are β log p of the policy, no reference subtracted" in text
+    assert "at what the log-probabilities of the start give" in text
+    assert "what this page calls DPO is trained without a reference" in text
+    assert "own reference" not in text
+    assert "own reference" in (study / "report.html").read_text()
+
+
+def test_the_checklist_knows_merged_weights():
+    found = records()
+    for one in found.manifests:
+        if one["inputs"].get("start"):
+            one["inputs"]["model"] = {"sha256": f"merged {one['inputs'].pop('start')['sha256']}"}
+            one["settings"] = {"start": "merged"}
+    found.parity["merged"] = {"sft-seed1": "1" * 64, "sft-seed2": "2" * 64}
+    said = standing(found)
+    assert {good for good, _ in said.values()} == {True}
+    assert said["The right reference"][1] == "4 DPO runs from 3 policies against 3 tables"
+    merging = "base in fp32; SFT→DPO starts from the merged SFT weights, on which its adapter belongs"
+    assert said["No merge of a quantised adapter"][1] == merging
+    assert said["One base model"][1].endswith("merged with the SFT adapter of its seed (2 models)")
+
+
+def records(**changed):
+    """A study of two seeds as the checklist reads it; `changed` names what else is on record."""
+    runs = []
+    for seed in (1, 2):
+        for arm, start in (("sft", None), ("sft_dpo", f"sft{seed}"), ("dpo_only", None)):
+            inputs = {} if arm == "sft" else {"reference": {"sha256": f"table of {start or 'base'}"}}
+            inputs |= {"start": {"sha256": start}} if start else {}
+            facts = {"step0": {"loss_difference": 6.2e-8, "closed_form": math.log(2)}} if arm != "sft" else {}
+            more = {"inputs": inputs, "facts": facts, "outputs": {"weights": {"sha256": f"{arm}{seed}"}}}
+            rule = "train_sft" if arm == "sft" else "train_dpo"
+            runs.append(manifest(rule, {"arm": arm}, seeds={"wildcards.seed": seed}, off_lock={}, **more))
+    shared = {"model_sha256": "647c" * 16, "trainable_parameters": 32768, "dropout": 0.0}
+    alike = {
+        "every run": shared,
+        "every sft run": {"tokens_sha256": "5" * 64},
+        "every dpo run": {"tokens_sha256": "d" * 64},
+    }
+    alike |= {f"both DPO arms of seed {seed}": {"batch_order_sha256": "0" * 64} for seed in (1, 2)}
+    gates = dict.fromkeys(("coverage", "distinct_outputs", "no_leakage", "plan_hash"), True)
+    found = {
+        "settings": {"seeds": [1, 2], "model": {"precision": "fp32"}, "lora": {"target_modules": "all-linear"}},
+        "decision": {"gates": gates, "exploratory": [], "families": {"primary": 3, "secondary": 12}},
+        "parity": {"alike": alike},
+        "audit": {"rows": [{"tokens": {"starts_with_bos": True}}], "pairs": {"rows": 60}, "near_duplicates": 0},
+        "manifests": [manifest("fetch_model", {}), *runs],
+    }
+    found["decision"]["primary_scope"] = "checkpoint"
+    return Records(**found | changed)
+
+
+def standing(found):
+    """Item -> (good, words)."""
+    return {row["name"]: (row["good"], row["words"]) for rows in findings(found).values() for row in rows}
+
+
+def test_checklist_says_how_every_item_stands():
+    found = standing(records())
+    assert len(found) == sum(map(len, ITEMS.values()))
+    assert {good for good, _ in found.values()} == {True}
+    assert found["The right reference"][1] == "4 DPO runs from 3 policies against 3 tables"
+    assert found["Step-0 loss"][1] == "4 runs start at 0.693147, off by less than 1e-7"
+    assert found["One seed reported"][1] == "2 seeds; claims are about the checkpoints at hand"
+    assert found["Out-of-memory history"][1] == "nothing was probed: no GPU was asked for"
+    tried = probed("dpo", "", (16, 8, 4), (256,), (4, 256))
+    assert standing(records(manifests=[tried]))["Out-of-memory history"] == (
+        True,
+        "1 stage probed, 2 attempts ran out of memory",
+    )
+
+
+def spoilt(change):
+    """Manifests that `change` has altered."""
+    manifests = records().manifests
+    for one in manifests:
+        change(one)
+    return {"manifests": manifests}
+
+
+GOOD = records()
+SPOILT = {
+    "Pins logged": (spoilt(lambda one: one.update(off_lock={"trl": ["0.9.6", "0.9.7"]})), "trl off the lock"),
+    "The right reference": (
+        spoilt(lambda one: one["inputs"].get("reference", {}).update(sha256="table of base")),
+        "4 DPO runs from 3 policies against 1 table",
+    ),
+    "The policy moved": (
+        spoilt(lambda one: one["outputs"].get("weights", {}).update(sha256="same")),
+        "6 adapters, some of them alike",
+    ),
+    "One seed reported": ({"settings": {**GOOD.settings, "seeds": [1]}}, "1 seed; "),
+    "The plan is on record": (
+        {"decision": {**GOOD.decision, "exploratory": ["alpha 0.05 -> 0.1"]}},
+        "changed later: exploratory",
+    ),
+    "Distinct arms": (
+        {"decision": {**GOOD.decision, "gates": {**GOOD.decision["gates"], "distinct_outputs": False}}},
+        "some arms gave the same outputs",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_checklist_says_what_does_not_hold(name):
+    changed, words = SPOILT[name]
+    found = standing(records(**changed))
+    assert found[name][0] is False
+    assert words in found[name][1]
+    others = {item for item, (good, _) in found.items() if good is not True and item != name}
+    assert others == set()
+
+
+def test_checklist_makes_up_nothing_where_nothing_is_on_record():
+    found = standing(records(manifests=[], parity={"alike": {}}))
+    missing = {name for name, (good, _) in found.items() if good is None}
+    assert {"One base model", "The right reference", "Step-0 loss", "The policy moved", "Dropout"} <= missing
+    assert {words for good, words in found.values() if good is None} == {"not on record"}

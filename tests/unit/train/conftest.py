@@ -92,6 +92,13 @@ class Study:
             *flags,
         )
 
+    def mismatch(self, output: str, *flags: object) -> None:
+        """Make mismatched pairs, and a reference table of them, where they are not there yet."""
+        if not (self.folder / "mismatched.parquet").exists():
+            self.run("mismatch_pairs", {}, "--pairs", "pairs.parquet", "--mismatched", "mismatched.parquet")
+        if not (self.folder / output).exists():
+            self.score(output, *flags, "--tokens", "mismatched.parquet")
+
     def train_dpo(self, output: str, reference: str, *flags: object, settings: dict = DPO, fails: bool = False) -> str:
         """Train a DPO arm into the folder `output`."""
         flags = [*training_flags(output), "--tokens", "pairs.parquet", "--reference", reference, *flags]

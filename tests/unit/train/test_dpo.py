@@ -54,6 +54,16 @@ def test_the_gate_catches_the_base_as_reference(study):
     assert not (study.folder / "forged" / "arm.json").exists()
 
 
+def test_a_policy_that_stayed_where_it_was_is_refused(study):
+    """One step, whose learning rate is the first of a warm-up: 0."""
+    recipe = {**DPO["dpo"], "batch_size": 24, "scheduler": "cosine", "warmup_ratio": 0.5}
+    for engine in ("trl", "minimal"):
+        settings = {**DPO, "dpo": {**recipe, "engine": engine}}
+        message = study.train_dpo("stayed", "base.parquet", settings=settings, fails=True)
+        assert "training left the policy where it was (adapter unchanged, margin moved by 0.0)" in message
+    assert not (study.folder / "stayed" / "arm.json").exists()
+
+
 def test_a_table_with_a_missing_pair_is_refused(study):
     table = pyarrow.parquet.read_table(study.folder / "base.parquet")
     pyarrow.parquet.write_table(table.slice(1), study.folder / "short.parquet")

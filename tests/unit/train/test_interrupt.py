@@ -33,6 +33,17 @@ def read_until(running: subprocess.Popen, text: str) -> None:
     pytest.fail("".join(seen))
 
 
+def stopped(running: subprocess.Popen, folder: Path) -> tuple[str, int]:
+    """Send SIGTERM to a training of 300 steps: (its last line, the step of the one checkpoint that it saved)."""
+    read_until(running, "training: 300 steps")
+    time.sleep(0.3)
+    running.send_signal(signal.SIGTERM)
+    last = running.stdout.read().splitlines()[-1]
+    assert running.wait() == 143
+    (checkpoint,) = (folder / "checkpoints").glob("step-*")
+    return last, int(checkpoint.name.removeprefix("step-"))
+
+
 def same(folder: Path, other: Path) -> bool:
     """Whether two runs left the same bytes."""
     return all((folder / name).read_bytes() == (other / name).read_bytes() for name in RESULTS)
@@ -48,17 +59,11 @@ def whole(study) -> Path:
 def test_sigterm_saves_a_checkpoint_and_the_run_goes_on_from_it(study, whole):
     flags = [*training_flags("stopped"), "--tokens", "sft.parquet", *NEVER]
     running = start(study, "train_sft", LONG, *flags)
-    read_until(running, "training: 300 steps")
-    time.sleep(0.3)
-    running.send_signal(signal.SIGTERM)
-    last = running.stdout.read().splitlines()[-1]
-    assert running.wait() == 143
-    (checkpoint,) = (study.folder / "stopped" / "checkpoints").glob("step-*")
-    step = int(checkpoint.name.removeprefix("step-"))
+    last, step = stopped(running, study.folder / "stopped")
     assert last == f"[train_sft 1] stopped by SIGTERM at step {step} of 300; the same command goes on from here"
     assert not (study.folder / "stopped" / "arm.json").exists()
     printed = study.run("train_sft", LONG, *flags, seed="1")
-    assert f"going on from stopped/checkpoints/{checkpoint.name}" in printed
+    assert f"going on from stopped/checkpoints/step-{step:08}" in printed
     assert f"training: {300 - step} steps" in printed
     assert same(study.folder / "stopped", whole)
 

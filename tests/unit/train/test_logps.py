@@ -3,11 +3,13 @@
 import pytest
 import torch
 from conftest import make_study
+from torch.utils._python_dispatch import TorchDispatchMode
 from trl import DPOTrainer
 
 from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
 from arms.model.models import load_base, new_adapter
+from arms.scoring import logps
 from arms.scoring.agreement import check_forward
 from arms.scoring.logps import completion_batch, pair_batch, pair_logps, segment_logps
 
@@ -72,6 +74,40 @@ def test_gradients_of_fork_and_stack_agree(tiny):
     assert gradients[0].abs().max() > 1e-3
     for other in gradients[1:]:
         torch.testing.assert_close(gradients[0], other, atol=2e-5, rtol=0)
+
+
+class Logits(TorchDispatchMode):
+    """Collects how many tokens have logits at once."""
+
+    def __init__(self, vocabulary):
+        super().__init__()
+        self.vocabulary, self.tokens = vocabulary, set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        of_tokens = isinstance(out, torch.Tensor) and out.dim() == 2 and out.shape[1] == self.vocabulary
+        held = {arg.untyped_storage()._cdata for arg in args if isinstance(arg, torch.Tensor)}
+        if of_tokens and out.untyped_storage()._cdata not in held:  # as a view of the head's own weight is
+            self.tokens.add(len(out))
+        return out
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_a_part_of_the_tokens_give_the_same_sums_and_gradients(tiny, dtype, monkeypatch):
+    model, tokenizer, pairs, fork = tiny
+    batch, found, seen = pair_batch(pairs, tokenizer.pad_token_id, fork), [], []
+    for tokens in (10**6, 7):
+        monkeypatch.setattr(logps, "LOGITS", tokens * model.config.vocab_size)
+        model.zero_grad()
+        with Logits(model.config.vocab_size) as logits:
+            chosen, rejected, *_ = pair_logps(model, batch, fork, dtype)
+            torch.nn.functional.logsigmoid(0.1 * (chosen - rejected)).sum().backward()
+        gradients = [p.grad.flatten() for p in model.parameters() if p.grad is not None]
+        found.append(torch.cat([chosen.detach(), rejected.detach(), *gradients]))
+        seen.append(max(logits.tokens))
+    assert seen[0] > 7 == seen[1]
+    assert found[0].abs().max() > 1
+    torch.testing.assert_close(*found, atol={torch.float32: 2e-5, torch.bfloat16: 2e-2}[dtype], rtol=1e-3)
 
 
 def test_sft_rows_agree_with_cross_entropy(tiny):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas
 import pytest
@@ -19,6 +20,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 from standin_model import MODELS, layers, write_card, write_small_files, write_standin
 from watched import watched
 
+from arms.data.requests import TOKENS, write_rows
 from study.instructions import INSTRUCTIONS
 
 # Without these glibc keeps what was freed, and the peak depends on its luck: RSS was up to twice what tensors need.
@@ -44,6 +46,7 @@ CASES = [
     ("48M", "dpo", "fp32", 64, 4, 1, False),
     ("48M", "dpo", "fp32", 128, 2, 2, True),
     ("48M", "generate", "fp32", 128, 8, 1, False),
+    ("48M", "choose", "fp32", 128, 8, 1, False),
     ("82M", "sft", "fp32", 128, 2, 1, False),
     ("82M", "dpo", "fp32", 64, 2, 1, False),
     ("82M", "dpo", "fp32", 128, 1, 2, True),
@@ -95,12 +98,18 @@ def measured(folder: Path, size, stage, precision, length, rows, passes, checkpo
     row = {"category": "a", "prompt_ids": prompt, "completion_ids": [291] * (length - 1)}
     row |= {"chosen_ids": [292] * (length - 1), "rejected_ids": [293] * (length - 1)}
     count = rows * passes * (2 if passes > 1 or stage == "dpo" else 1)  # DPO refuses a margin that has not moved
-    pandas.DataFrame([{"id": f"r{number}", **row} for number in range(count)]).to_parquet(folder / "rows.parquet")
+    rows_written = [{"id": f"r{number}", **row, "prompt_ids": [280 - number, *prompt[1:]]} for number in range(count)]
+    pandas.DataFrame(rows_written).to_parquet(folder / "rows.parquet")  # without a beginning that is read only once
     files = ["--model", f"../{size}/model.json", "--tokens", "rows.parquet"]
+    if stage == "choose":
+        write_requests(folder / "rows.parquet", [("choice", length - NEW_TOKENS)] * rows)
     shared = {"cpu_instructions": "avx2", "precision": precision}  # with the buffers of AVX2 on any processor
     if stage == "generate":
         generation = {"max_new_tokens": NEW_TOKENS, "batch_size": rows, "samples": 1, "temperature": 0.0, "seed": 0}
         return {stage: peak(folder, stage, {**shared, "generation": generation}, *files, "--generations", "a.parquet")}
+    if stage == "choose":
+        settings = {**shared, "scoring": {"batch_size": rows}, "generation": {"batch_size": rows}}
+        return {stage: peak(folder, "answer_task", settings, *files, "--answers", "a.parquet")}
     found = {}
     if stage == "dpo":
         scoring = {**shared, "batch_size": rows}
@@ -115,6 +124,16 @@ def measured(folder: Path, size, stage, precision, length, rows, passes, checkpo
     wildcards = {"arm": "dpo_only", "seed": "1"}
     found[stage] = peak(folder, f"train_{stage}", settings, *files, "--checkpoints", "checkpoints", **wildcards)
     return found
+
+
+def write_requests(path: Path, asked: list[tuple[str, int]]) -> None:
+    """Token ids of a task: (kind, length of the prompt), where a choice or an answer has NEW_TOKENS tokens more."""
+    rows = []
+    for number, (kind, length) in enumerate(asked):
+        row = dict.fromkeys(TOKENS) | {"id": f"r{number}", "prompt_ids": [260 + number, *[290] * (length - 1)]}
+        own = {"answer_ids": [291] * NEW_TOKENS} if kind == "choice" else {"until": [], "max_new_tokens": NEW_TOKENS}
+        rows.append(row | own)
+    write_rows(path, rows, TOKENS)
 
 
 def test_the_plan_is_what_the_programs_need(tmp_path):
@@ -144,7 +163,7 @@ def test_the_plan_is_what_the_programs_need(tmp_path):
                 gradient_checkpointing=checkpointing,
             )
             parts = predict(config, ask, tokenizer)
-            if stage in ("score_pairs", "generate"):  # these ran without an adapter
+            if stage in ("score_pairs", "generate", "choose"):  # these ran without an adapter
                 parts["adapter"] = 0
             planned = fixed + sum(parts.values())
             error, tensors = planned / real - 1, (planned - fixed) / (real - fixed) - 1
@@ -165,10 +184,10 @@ SFT_AND_DPO = {"sft": {**ONE_ROW, "batch_size": 8, "micro_batch_size": 4}, "dpo"
 # What is asked for, on a card of how many GB, and what the program says to it.
 CURES = {
     "micro-batches": (
-        (WIDE_HEAD, 512, "bf16", {**SFT_AND_DPO, "score_pairs": {"batch_size": 4}}, 1.8),
-        "sft needs 2.5 GB, score_pairs needs 2.4 GB; gpu_memory_gb is 1.8. The cheapest change that fits: "
-        "sft.micro_batch_size: 2 (now 4); scoring.batch_size: 2 (now 4). Predicted with it: sft needs 1.6 GB, "
-        "score_pairs needs 1.5 GB",
+        (WIDE_HEAD, 512, "bf16", {**SFT_AND_DPO, "score_pairs": {"batch_size": 64}}, 1.7),
+        "sft needs 2.0 GB, score_pairs needs 2.2 GB; gpu_memory_gb is 1.7. The cheapest change that fits: "
+        "sft.micro_batch_size: 2 (now 4); scoring.batch_size: 32 (now 64). Predicted with it: sft needs 1.6 GB, "
+        "score_pairs needs 1.4 GB",
     ),
     "checkpointing": (
         (DEEP, 1024, "bf16", {"sft": ONE_ROW}, 1.7),
@@ -193,6 +212,23 @@ CURES = {
 }
 
 
+def test_logits_take_no_more_of_a_larger_vocabulary_or_of_more_rows():
+    from transformers import LlamaConfig
+
+    from arms.memory.predict import Ask, predict
+    from arms.scoring.logps import LOGITS
+
+    small = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shared = {"precision": "bf16", "lora": LORA, "start": "adapter", "device": "cpu", "max_length": 1024}
+    shared |= {"accumulates": False, "new_tokens": 0, "gradient_checkpointing": False}
+    tokenizer = SimpleNamespace(pad_token_id=0)
+    for stage, at_once in (("dpo", 4), ("score_pairs", 2)):  # float32: logits, exponentials, and their gradients
+        for vocabulary, rows in ((152_000, 4), (152_000, 16), (32_000, 16)):
+            config = LlamaConfig(**small, vocab_size=vocabulary)
+            parts = predict(config, Ask(stage=stage, rows=rows, **shared), tokenizer)
+            assert 0.95 < parts["logits"] / (at_once * 4 * LOGITS) < 1.05
+
+
 @pytest.mark.parametrize("cure", CURES)
 def test_a_card_that_is_too_small_gets_the_cheapest_cure(tmp_path, cure):
     (model, length, precision, stages, limit), message = CURES[cure]
@@ -206,6 +242,32 @@ def test_a_card_that_is_too_small_gets_the_cheapest_cure(tmp_path, cure):
     assert "TOO LARGE" in done.stdout
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "plan.json").exists()
+
+
+def test_a_tasks_rows_are_planned_too(tmp_path):
+    """They are as long as they are, whatever tokens.max_length says, and share the sizes of held-out rows."""
+    write_standin(tmp_path / "weights", WIDE_HEAD)
+    write_card(tmp_path / "weights", tmp_path / "model.json")
+    write_requests(tmp_path / "mine.tokens.parquet", [("choice", 100), ("choice", 1000), ("text", 30), ("text", 9000)])
+    settings = {"precision": "bf16", "max_length": 64, "lora": LORA, "start": "adapter", "device": "cuda"}
+    settings |= {"stages": {"score_pairs": {"batch_size": 64}, "generate": {"batch_size": 64, "max_new_tokens": 8}}}
+
+    def said(limit: float) -> subprocess.CompletedProcess:
+        flags = ["--model", "model.json", "--tasks", "mine.tokens.parquet", "--plan", "plan.json"]
+        return run(tmp_path, "plan_memory", {**settings, "gpu_memory_gb": limit}, *flags)
+
+    done = said(80)
+    assert done.returncode == 0, done.stdout + done.stderr
+    stages = json.loads((tmp_path / "plan.json").read_text())["stages"]
+    shapes = {label: (stage["rows"], stage["tokens"]) for label, stage in stages.items() if label.startswith("mine")}
+    assert shapes == {"mine answers": (64, 9000 + NEW_TOKENS), "mine choices": (64, 1000 + NEW_TOKENS)}
+    assert said(1.5).stderr.endswith(
+        "error: mine answers needs 29.4 GB, mine choices needs 2.1 GB; gpu_memory_gb is 1.5. The cheapest change that "
+        "fits: generation.batch_size: 1 (now 64); scoring.batch_size: 32 (now 64). Predicted with it: mine answers "
+        "needs 1.1 GB, mine choices needs 1.4 GB\n"
+    )
+    nothing = "(mine answers); take fewer few-shot examples, a larger card or a smaller model\n"
+    assert said(0.65).stderr.endswith(nothing)
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from check_parity import LOSS, STAGE, WORLD, compare
+from check_parity import LOSS, STAGE, WORLD, compare, merged_weights
 from conftest import DPO, RECIPE, SFT
 from transformers import SchedulerType
 
@@ -92,9 +92,78 @@ def test_equal_runs_are_alike_in_everything_that_is_named(honest):
     assert alike["every sft run"]["learning_rate"] == [RECIPE["learning_rate"]]
     assert alike["every sft run"]["batch_size"] == 8
     assert "beta" not in alike["every sft run"]
-    sometimes = {"processes", "max_length", "micro_batch_size"}
+    sometimes = {"processes", "max_length", "micro_batch_size", "engine"}
     assert set(alike["every dpo run"]) == {*STAGE, *LOSS} - sometimes
     assert set(alike["every run"]) == set(WORLD) - sometimes
+
+
+def with_objectives(honest, **altered):
+    """The same with runs of two other objectives, KTO from both starts; `altered` fields are those of the last."""
+    found = runs(honest)
+    for seed in (1, 2):
+        for arm in ("orpo_only", "kto_only", "sft_kto"):
+            own = {"orpo": {"beta": 0.1}, "kto": {"beta": 0.1, "desirable_weight": 1.0, "undesirable_weight": 1.0}}
+            name = arm.removeprefix("sft_").removesuffix("_only")
+            run = {**found[f"dpo_only-seed{seed}"], "arm": arm, "adapter_sha256": f"{arm}-{seed}", "objective": name}
+            for field in LOSS:
+                run.pop(field, None)  # engine is said of the minimal one alone
+            found[f"{arm}-seed{seed}"] = {**run, **own[name]}
+    found["sft_kto-seed2"].update(altered)
+    return found
+
+
+def test_runs_of_one_objective_are_compared_and_all_on_the_pairs_they_saw(honest):
+    alike = compare(with_objectives(honest))
+    assert alike["every kto run"]["desirable_weight"] == 1.0
+    assert alike["every orpo run"]["objective"] == "orpo"
+    assert alike["every dpo run"]["loss_type"] == "sigmoid"
+    assert alike["every run on pairs"]["tokens_sha256"] == "t"
+    assert "batch_order_sha256" in alike["every arm on pairs of seed 1, 1 epochs"]
+    assert "every run on pairs" not in compare(runs(honest)), "without added arms nothing more is said"
+
+
+def with_merged(honest, **altered):
+    """Runs after SFT on merged weights, made of one base; `altered` fields are those of sft_kto of the last seed."""
+    found = with_objectives(honest)
+    for run in found.values():
+        if run["arm"].startswith("sft_"):
+            run |= {
+                "base_sha256": "m",
+                "model_sha256": f"merged-{run['seed']}",
+                "parent_sha256": f"sft-seed{run['seed']}",
+            }
+    found["sft_kto-seed2"].update(altered)
+    return found
+
+
+def test_runs_on_merged_weights_have_the_base_that_these_are_made_of(honest):
+    alike, found = compare(with_merged(honest)), merged_weights(with_merged(honest))
+    assert alike["every run"]["model_sha256"] == "m"
+    assert alike["every run on merged weights of seed 1"] == {"merged_sha256": "merged-1"}
+    assert found == {"sft-seed1": "merged-1", "sft-seed2": "merged-2"}
+    assert merged_weights(with_objectives(honest)) == {}
+    assert not [name for name in compare(with_objectives(honest)) if "merged" in name]
+
+
+@pytest.mark.parametrize("altered", [{"base_sha256": "other"}, {"model_sha256": "other"}])
+def test_another_base_or_other_merged_weights_stop_the_study(honest, altered):
+    with pytest.raises(UserError, match=r"(model|merged)_sha256 must be alike in .*seed2 has .*other"):
+        compare(with_merged(honest, **altered))
+
+
+def test_all_runs_after_sft_start_from_the_merged_weights_of_their_own_sft_run(honest):
+    with pytest.raises(UserError, match=r"sft_kto-seed2: this run does not start from the merged weights of base and"):
+        merged_weights(with_merged(honest, parent_sha256="sft-seed1"))
+    runs = with_merged(honest)
+    del runs["sft_kto-seed2"]["base_sha256"]
+    with pytest.raises(UserError, match="as every run after SFT must if one does"):
+        merged_weights(runs)
+
+
+@pytest.mark.parametrize("field", ["beta", "desirable_weight", "learning_rate", "tokens_sha256", "batch_order_sha256"])
+def test_a_field_of_an_objective_that_differs_stops_the_study(honest, field):
+    with pytest.raises(UserError, match=rf"{field} must be alike in .*seed2 has .*other"):
+        compare(with_objectives(honest, **{field: "other"}))
 
 
 @pytest.mark.parametrize("field", [*WORLD, *STAGE, *LOSS, "batch_order_sha256"])

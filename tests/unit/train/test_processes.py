@@ -23,6 +23,7 @@ CASES = {
         ["--tokens", "pairs.parquet", "--reference", "sft.table.parquet", "--start", "sft/arm.json"],
     ),
 }
+CASES["dpo, minimal"] = ("train_dpo", {**DPO, "dpo": {**CASES["dpo"][1]["dpo"], "engine": "minimal"}}, CASES["dpo"][2])
 TWO = ["--processes", 2, "--threads", 2]
 
 

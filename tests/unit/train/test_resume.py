@@ -11,12 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DPO, LORA, ROOT, SFT, training_flags
+from conftest import DPO, LORA, RECIPE, ROOT, SFT, training_flags
 
 from arms.job import progress
 
 RESULTS = ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json")
 FROM_SFT = ["--reference", "sft.table.parquet", "--start", "sft/arm.json"]
+MISMATCHED = ["--mismatched", "mismatched.parquet", "--mismatched-reference", "mismatched.sft.parquet"]
 # name: (rule, settings, flags)
 DROPOUT = {**LORA, "dropout": 0.1}
 CASES = {
@@ -34,6 +35,16 @@ CASES = {
         "train_dpo",
         {**DPO, "lora": DROPOUT, "dpo": {**DPO["dpo"], "epochs": 2}},
         ["--tokens", "pairs.parquet", "--reference", "base.parquet"],
+    ),
+    "kto, going on with the SFT adapter, dropout": (
+        "train_objective",
+        {
+            **{name: value for name, value in DPO.items() if name != "dpo"},
+            "lora": DROPOUT,
+            "objective": "kto",
+            "kto": {**RECIPE, "epochs": 1.5, "beta": 0.1, "desirable_weight": 2.0, "undesirable_weight": 1.0},
+        },
+        ["--tokens", "pairs.parquet", *FROM_SFT, *MISMATCHED],
     ),
     "dpo, a fresh adapter on the SFT adapter": (
         "train_dpo",
@@ -62,6 +73,8 @@ def kill_after(study, step: int, rule: str, settings: dict, flags: list) -> None
 def test_killed_and_resumed_equals_uninterrupted(study, case):
     rule, settings, data = CASES[case]
     label = case.replace(",", "").replace(" ", "-")
+    if rule == "train_objective":
+        study.mismatch("mismatched.sft.parquet", "--adapter", "sft/arm.json")
     wildcards = {"arm": "sft_dpo", "seed": "1"}
     study.run(rule, settings, *training_flags(f"{label}/whole"), *data, **wildcards)
     flags = [*training_flags(f"{label}/killed"), *data, "--checkpoint-minutes", 0]

@@ -326,6 +326,12 @@ ENDED = CHATML.split("{% if add_generation_prompt %}")[0]
         (ENDED + THINKS, r"ends a prompt with '<think>\\n', which it does not write before an answer"),
         (EMPTY_THOUGHT, r"writes '<think>\\n\\n</think>\\n\\n' before an answer"),
         ("{{ strftime_now('%d %b %Y') }}" + CHATML, "'strftime_now' is undefined.*fixed text.*copy"),
+        # as Command R7B, Reka Edge, Kimi K3 and Hermes 3, Command R+ have it
+        (
+            "{% for m in messages %}{% if m %}{% break %}{% endif %}{% endfor %}" + CHATML,
+            "unknown tag 'break'.*a copy",
+        ),
+        ("{% for tool in tools %}{{ tool }}{% endfor %}" + CHATML, "object is not iterable.*a copy"),
     ],
 )
 def test_templates_whose_answers_begin_elsewhere_are_refused(tmp_path, template, words):
@@ -333,6 +339,15 @@ def test_templates_whose_answers_begin_elsewhere_are_refused(tmp_path, template,
     with pytest.raises(UserError, match=words):
         encode_rows(ROWS, "sft", tokenizer, settings(), "f")
     encode_rows(ROWS, "sft", tokenizer, settings(template="Q: {prompt}\nA: "), "f")
+
+
+def test_a_row_whose_turns_the_template_refuses_is_named(tmp_path):
+    template = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    tokenizer = load_tokenizer(make(tmp_path, "qwen2-instruct", chat_template=template + CHATML))
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]
+    row = {**ROWS[0], "_turns": turns, "_place": "f.parquet, row 7"}
+    with pytest.raises(UserError, match=r"f.parquet, row 7: .* refuses these turns: System role not supported; leave"):
+        encode_rows([row], "sft", tokenizer, settings(), "f")
 
 
 def test_a_space_before_the_answer_is_told(tokenizers):

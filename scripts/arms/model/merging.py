@@ -1,0 +1,41 @@
+"""An adapter merged into its base, W + (alpha / rank) B A, and written as a model folder of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from arms.job.files import write_json
+from arms.model.sources import require_space
+from study.base_files import INDEX
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+CONFIG, GENERATION = "config.json", "generation_config.json"
+# How far log-probabilities (nats per token) may be from those of base and adapter apart (benchmarks/README.md).
+TOLERANCE = {"fp32": 1e-4, "bf16": 0.25}
+
+
+def merge_into(folder: Path, model: PeftModel, weights: Path) -> None:
+    """Merge the adapter of `model` into its base, and write what comes of it, as a model, into `folder`.
+
+    The sum is computed in float32 and rounded once, to the dtype that `model` was loaded in. weights: the base's
+    folder, whose tokenizer and configuration are taken along (with the torch_dtype of the merged weights).
+    """
+    import torch
+    from transformers import GenerationConfig
+
+    require_space({folder: sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())})
+    with torch.no_grad():
+        merged = model.merge_and_unload(safe_merge=True)  # fails if a weight is no longer finite
+    merged.generation_config = GenerationConfig()  # transformers refuses to save some that it loads
+    merged.save_pretrained(folder, safe_serialization=True)
+    (folder / GENERATION).unlink(missing_ok=True)
+    for path in weights.iterdir():
+        if path.suffix != ".safetensors" and path.name != INDEX:
+            shutil.copyfile(path, folder / path.name)
+    config = json.loads((weights / CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / CONFIG, {**config, "torch_dtype": str(merged.dtype).removeprefix("torch.")})
