@@ -7,16 +7,21 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from forked import Forked
+from warm_environments import warm_environments
 
 from arms.job.files import sha256_file
 
 ROOT = Path(__file__).parents[1]
 SNAKEMAKE = ROOT / ".envs" / "driver" / "bin" / "snakemake"
 SMOKE = "config/smoke.yaml"
+FORKED = Forked("snakemake.cli")  # in the environment of the driver, whose tests are the only ones to use it
 
 
 class Clone:
     """A working copy of the repository; its environments are the ones that `make setup` made."""
+
+    environments = ROOT / ".envs"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,7 +31,7 @@ class Clone:
             if (ROOT / name).is_file():
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, folder / name)
-        (folder / ".envs").symlink_to(ROOT / ".envs")
+        (folder / ".envs").symlink_to(self.environments)
 
     @classmethod
     def at(cls, folder: Path) -> "Clone":
@@ -37,14 +42,8 @@ class Clone:
 
     def snakemake(self, *arguments: str, config: str = SMOKE, **environment: str) -> subprocess.CompletedProcess:
         """Run snakemake with a configuration and some variables; its output is in `stdout`."""
-        return subprocess.run(
-            [str(SNAKEMAKE), *arguments, *(["--configfile", config] if config else [])],
-            cwd=self.folder,
-            env={**os.environ, **environment},
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        command = [str(SNAKEMAKE), *arguments, *(["--configfile", config] if config else [])]
+        return FORKED.run(command, self.folder, {**os.environ, **environment}, together=True)
 
     def copy(self, folder: Path) -> "Clone":
         """The same with its results, in another folder, to be edited freely."""
@@ -79,6 +78,23 @@ def results(folder: Path) -> dict[str, str]:
     kept = (path for path in kept if not re.search(r"/checkpoints/|\.progress/", str(path)))
     names = {str(path.relative_to(study)): path for path in kept}
     return {name: sha256_file(path) for name, path in names.items() if not name.startswith(("logs/", "benchmarks/"))}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def environments(request, tmp_path_factory):
+    """Tests of the workflow start no Python anew, unless they ask for `cold`; all others use what is installed."""
+    if not any(item.path.is_relative_to(ROOT / "tests" / "workflow") for item in request.session.items):
+        yield
+        return
+    with warm_environments(tmp_path_factory.mktemp("environments")) as folder:
+        Clone.environments = folder
+        yield
+
+
+@pytest.fixture
+def cold(monkeypatch):
+    """For a test in which every program starts anew: what is killed, measured or limited, and the README's commands."""
+    monkeypatch.setattr(Clone, "environments", ROOT / ".envs")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ CONFIGS = {
     "merging the adapter": (
         "tokens:\n",
         "sft_dpo: {start: merge}\n\ntokens:\n",
-        "'merge' is not one of ['adapter', 'fresh']; adapter goes on training the SFT adapter.",
+        "'merge' is not one of ['adapter', 'fresh', 'merged']; adapter goes on training the SFT adapter.",
     ),
     "smoothing without effect": (
         "dpo:\n",

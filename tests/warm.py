@@ -1,0 +1,134 @@
+"""A python for the jobs of workflow tests: a program of scripts/ runs in a process that has its libraries already.
+
+    python tests/warm.py serve SOCKET VARIABLES LIBRARY [LIBRARY ...]      # in the environment of the programs
+    python -IS tests/warm.py ask SOCKET PYTHON PROGRAM [ARGUMENT ...]
+
+`ask` is what Snakemake starts in the place of PYTHON: it hands its arguments, environment, folder, input and output to
+`serve`, passes on SIGTERM and SIGINT, and ends as the program ends; if `ask` is killed, so is the program. What is no
+program of scripts/, or has another value of one of the VARIABLES (NAME,NAME) than `serve` began with, since libraries
+read them when they are loaded, PYTHON runs by itself.
+"""
+
+import json
+import os
+import selectors
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+
+def ask(path: str, python: str, *command: str) -> int:
+    """Have the program run; return its exit code."""
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(path)
+    except OSError:
+        os.execv(python, [python, *command])
+    if not command or "/scripts/" not in f"/{command[0]}":
+        os.execv(python, [python, *command])
+    request = json.dumps([command, os.getcwd(), dict(os.environ), os.getpgid(0)]).encode()
+    socket.send_fds(connection, [len(request).to_bytes(8, "big")], [0, 1, 2])
+    connection.sendall(request)
+    answers = connection.makefile()
+    process = json.loads(answers.readline())
+    if process is None:
+        os.execv(python, [python, *command])
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: os.kill(process, number))
+    return json.loads(answers.readline() or "1")
+
+
+def serve(path: str, variables: str, *libraries: str) -> None:
+    """Import the libraries, then fork a process for each that asks, for as long as the parent lives."""
+    begun_with = {name: os.environ.get(name) for name in variables.split(",")}
+    for library in libraries:
+        __import__(library)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(path + ".new")
+    listening.listen(64)
+    os.rename(path + ".new", path)
+    waiting = selectors.DefaultSelector()
+    waiting.register(listening, selectors.EVENT_READ)
+    parent = os.getppid()
+    while os.getppid() == parent:
+        for key, _ in waiting.select(timeout=5):
+            if key.fileobj is listening:
+                take(listening, waiting, begun_with)
+            elif isinstance(key.fileobj, int):  # of a process, which has ended
+                end(key, waiting)
+            elif not key.fileobj.recv(1):  # whoever asked was killed
+                waiting.unregister(key.fileobj)
+                os.kill(key.data, signal.SIGKILL)
+
+
+def take(listening: socket.socket, waiting: selectors.BaseSelector, begun_with: dict[str, str | None]) -> None:
+    """Fork the program that somebody asks for, or say that it is not for this process."""
+    connection, _ = listening.accept()
+    length, files, *_ = socket.recv_fds(connection, 8, 3)
+    request = b""
+    while len(request) < int.from_bytes(length, "big"):
+        request += connection.recv(1 << 20)
+    command, folder, environment, group = json.loads(request)
+    if any(environment.get(name) != value for name, value in begun_with.items()):
+        connection.sendall(b"null\n")
+        connection.close()
+    else:
+        process = os.fork()
+        if process == 0:
+            waiting.close()
+            listening.close()
+            connection.close()
+            be(command, folder, environment, files, group)
+        connection.sendall(f"{process}\n".encode())
+        waiting.register(connection, selectors.EVENT_READ, process)
+        waiting.register(os.pidfd_open(process), selectors.EVENT_READ, (process, connection))
+    for file in files:
+        os.close(file)
+
+
+def end(key: selectors.SelectorKey, waiting: selectors.BaseSelector) -> None:
+    """Tell who asked how the process of `key` ended."""
+    process, connection = key.data
+    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    waiting.unregister(key.fileobj)
+    os.close(key.fileobj)
+    if connection in waiting.get_map():
+        waiting.unregister(connection)
+        connection.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
+    connection.close()
+
+
+def be(command: list[str], folder: str, environment: dict[str, str], files: list[int], group: int) -> None:
+    """Be the program, and end as Python ends."""
+    from forked import become
+
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+        os.close(file)
+    try:
+        os.setpgid(0, group)
+    except OSError:
+        pass  # in another session
+    code = 1
+    try:
+        become(command, folder, environment)
+        code = 0
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        if isinstance(done.code, str):
+            print(done.code, file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        threading._shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    sys.exit({"ask": ask, "serve": serve}[sys.argv[1]](*sys.argv[2:]))
