@@ -50,6 +50,12 @@ class Clone:
         shutil.copytree(self.folder, folder, symlinks=True)
         return Clone.at(folder)
 
+    def cold(self) -> "Clone":
+        """The same, with every program started anew: for what is killed, measured or limited."""
+        (self.folder / ".envs").unlink()
+        (self.folder / ".envs").symlink_to(ROOT / ".envs")
+        return self
+
     def planned(self, *arguments: str, config: str = SMOKE, **environment: str) -> dict[str, int]:
         """Job counts that a dry run plans, without `all`; empty when nothing is to be done."""
         done = self.snakemake("--dry-run", *arguments, "--quiet", "host", config=config, **environment)
@@ -82,19 +88,13 @@ def results(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def environments(request, tmp_path_factory):
-    """Tests of the workflow start no Python anew, unless they ask for `cold`; all others use what is installed."""
+    """Clones in tests of the workflow start programs by tests/warm.py, unless they ask for `cold`; those of others anew."""
     if not any(item.path.is_relative_to(ROOT / "tests" / "workflow") for item in request.session.items):
         yield
         return
     with warm_environments(tmp_path_factory.mktemp("environments")) as folder:
         Clone.environments = folder
         yield
-
-
-@pytest.fixture
-def cold(monkeypatch):
-    """For a test in which every program starts anew: what is killed, measured or limited, and the README's commands."""
-    monkeypatch.setattr(Clone, "environments", ROOT / ".envs")
 
 
 @pytest.fixture

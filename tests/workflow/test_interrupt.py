@@ -11,6 +11,7 @@ TARGET = "results/smoke/sft-seed1/observed.json"
 
 
 def test_sigterm_to_all_processes_of_a_training_job(clone):
+    clone.cold()
     log, folder = clone.folder / "results/smoke/logs/train_sft/seed1.log", clone.folder / "results/smoke/sft-seed1"
     clone.edit(SMOKE, "checkpoint_minutes: 0", "checkpoint_minutes: 1000000")
     clone.edit(SMOKE, "sft:\n", "sft:\n  epochs: 5\n")

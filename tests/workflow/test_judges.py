@@ -112,7 +112,7 @@ def test_judges_on_a_finished_study_from_their_lines_to_the_report(finished, tmp
 
 
 def test_a_judged_study_that_is_killed_twice_asks_nothing_twice(finished, tmp_path):
-    whole, killed = finished.copy(tmp_path / "whole"), finished.copy(tmp_path / "killed")
+    whole, killed = finished.copy(tmp_path / "whole"), finished.copy(tmp_path / "killed").cold()
     with SmallJudge() as quiet, SmallJudge(behave=lambda n, text: {"delay": 0.5}) as server:
         add(whole, {"small": f"endpoint: '{quiet.url}', model: small"})
         done = whole.snakemake("--cores", "2", "--quiet", "rules")

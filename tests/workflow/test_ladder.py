@@ -54,7 +54,7 @@ def read(clone, name):
 @pytest.fixture
 def wide(tmp_path) -> Clone:
     """The smoke study with wide layers, one seed, 2 steps a run and a GPU that is not there."""
-    clone = Clone(tmp_path)
+    clone = Clone(tmp_path).cold()
     configure(
         clone,
         seeds=[1],

@@ -65,7 +65,7 @@ def test_a_mistake_in_the_configuration_is_said_alone(clone):
 
 
 def test_a_running_study_shows_how_far_it_is_and_keeps_a_second_run_out(finished, tmp_path):
-    study = finished.copy(tmp_path / "study")
+    study = finished.copy(tmp_path / "study").cold()
     study.edit(SMOKE, "sft:\n", "sft:\n  epochs: 60\n")
     (study.folder / LOG).unlink()
     running = start(study, SFT)
