@@ -18,6 +18,13 @@ SMOKE = "config/smoke.yaml"
 FORKED = Forked("snakemake.cli")  # in the environment of the driver, whose tests are the only ones to use it
 
 
+def pytest_collection_modifyitems(items):
+    """Skip what is marked for `make test-all`, except there."""
+    for item in items:
+        if (mark := item.get_closest_marker("test_all")) and os.environ.get("SFT_VS_DPO_ALL_TESTS") != "1":
+            item.add_marker(pytest.mark.skip(reason=f"make test-all: {mark.args[0]}"))
+
+
 class Clone:
     """A working copy of the repository; its environments are the ones that `make setup` made."""
 
@@ -88,7 +95,7 @@ def results(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="session", autouse=True)
 def environments(request, tmp_path_factory):
-    """Clones in tests of the workflow start programs by tests/warm.py, unless they ask for `cold`; those of others anew."""
+    """Clones of the workflow tests start programs by tests/warm.py, unless `cold`; those of others start them anew."""
     if not any(item.path.is_relative_to(ROOT / "tests" / "workflow") for item in request.session.items):
         yield
         return

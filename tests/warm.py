@@ -9,6 +9,7 @@ program of scripts/, or has another value of one of the VARIABLES (NAME,NAME) th
 read them when they are loaded, PYTHON runs by itself.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -107,10 +108,8 @@ def be(command: list[str], folder: str, environment: dict[str, str], files: list
     for number, file in enumerate(files):
         os.dup2(file, number)
         os.close(file)
-    try:
+    with contextlib.suppress(OSError):  # of another session
         os.setpgid(0, group)
-    except OSError:
-        pass  # in another session
     code = 1
     try:
         become(command, folder, environment)

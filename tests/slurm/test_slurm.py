@@ -316,6 +316,7 @@ def test_training_survives(fault, quiet):
     quiet[fault].result()
 
 
+@pytest.mark.test_all("waits for daemons that are down; in every run jobs and drivers fail")
 @pytest.mark.parametrize("fault", OUTAGES)
 def test_training_survives_an_outage(fault, outages):
     outages[fault].result()

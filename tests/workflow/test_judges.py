@@ -146,9 +146,7 @@ LlamaForSequenceClassification(config).save_pretrained(sys.argv[2], safe_seriali
 """
 
 
-@pytest.mark.skipif(
-    os.environ.get("SFT_VS_DPO_ALL_TESTS") != "1", reason="loads torch ten times; SFT_VS_DPO_ALL_TESTS=1"
-)
+@pytest.mark.test_all("scores ten sets of answers; tests/unit/train/test_reward.py has one")
 def test_a_reward_model_judges_a_finished_study(finished, tmp_path):
     clone = finished.copy(tmp_path / "rewarded")
     study, model = clone.folder / "results" / "smoke", tmp_path / "a reward's folder"

@@ -1,7 +1,6 @@
 """The examples of config/README.md, "Your own data", through the public command, without a network."""
 
 import json
-import os
 import re
 import subprocess
 
@@ -96,7 +95,7 @@ def test_graders_of_ones_own(clone):
     assert set(re.findall(r"^(?:local)?rule (\w+):", done.stdout, re.MULTILINE)) == {"check_data", "grade"}
 
 
-@pytest.mark.skipif(os.environ.get("SFT_VS_DPO_ALL_TESTS") != "1", reason="a whole study; SFT_VS_DPO_ALL_TESTS=1")
+@pytest.mark.test_all("a whole study; every test plans one")
 def test_a_study_without_heldout_prompts(clone):
     clone.edit("config/smoke.yaml", "  heldout_prompts: config/data/heldout_prompts.jsonl\n", "")
     done = clone.snakemake("--cores", "2")

@@ -25,9 +25,7 @@ from test_judges import add, by_contrast
 
 from arms.job.files import sha256_file
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("SFT_VS_DPO_ALL_TESTS") != "1", reason="a real model judges; SFT_VS_DPO_ALL_TESTS=1"
-)
+pytestmark = pytest.mark.test_all("a real model judges; tests/workflow/test_judges.py has one that answers at once")
 PROMPT = """Question: {question}
 Answer A: {answer_a}
 Answer B: {answer_b}

@@ -1,6 +1,5 @@
 """docs/models.md says of each family what happens when its tiny model goes through the programs."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from arms.model.architecture import COMPUTES_WINDOW, REFUSED, SCALES_ROPE, SUPPO
 from arms.scoring.logps import FORKING
 
 ROWS = families.rows_of_page()
-IN_EVERY_RUN = ("Mistral, rows longer than its window", "OPT", "Gemma 2", "Qwen 3")  # and all with SFT_VS_DPO_ALL_TESTS
+IN_EVERY_RUN = ("Mistral, rows longer than its window", "OPT", "Gemma 2", "Qwen 3")
+OTHERS = pytest.mark.test_all("ten minutes for all of forty families; every run tries four")
 
 
 def test_every_family_has_its_row():
@@ -29,10 +29,10 @@ def test_every_family_has_its_row():
     assert set(REFUSED) == {families.FAMILIES[name][0] for name, row in ROWS.items() if "does not take" in row}
 
 
-@pytest.mark.parametrize("name", families.FAMILIES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in IN_EVERY_RUN else OTHERS) for name in families.FAMILIES]
+)
 def test_its_row_is_true(name):
-    if name not in IN_EVERY_RUN and not os.environ.get("SFT_VS_DPO_ALL_TESTS"):
-        pytest.skip("one of forty families: SFT_VS_DPO_ALL_TESTS=1 tries them all, in ten minutes")
     assert families.row_of(name) == ROWS[name]
 
 

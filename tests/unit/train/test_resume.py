@@ -20,6 +20,10 @@ FROM_SFT = ["--reference", "sft.table.parquet", "--start", "sft/arm.json"]
 MISMATCHED = ["--mismatched", "mismatched.parquet", "--mismatched-reference", "mismatched.sft.parquet"]
 # name: (rule, settings, flags)
 DROPOUT = {**LORA, "dropout": 0.1}
+ALIKE_CASES = ("dpo, going on with the SFT adapter", "dpo, a fresh adapter on the SFT adapter")
+ALIKE = pytest.mark.test_all(
+    "saves and goes on as DPO from the base and KTO from the SFT adapter do"
+)
 CASES = {
     "sft, two epochs": (
         "train_sft",
@@ -69,7 +73,7 @@ def kill_after(study, step: int, rule: str, settings: dict, flags: list) -> None
     running.wait()
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param(case, marks=ALIKE if case in ALIKE_CASES else []) for case in CASES])
 def test_killed_and_resumed_equals_uninterrupted(study, case):
     rule, settings, data = CASES[case]
     label = case.replace(",", "").replace(" ", "-")

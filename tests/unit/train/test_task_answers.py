@@ -19,6 +19,7 @@ TASKS = {"facts": ["acc", "acc_norm"], "word_problems": ["exact_match.strict-mat
 ANSWERING = {"precision": "fp32", "cpu_instructions": "native"}
 ANSWERING |= {"scoring": {"batch_size": 4}, "generation": {"batch_size": 5}}
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+OTHER_WAYS = pytest.mark.test_all("each starts the harness four times; a task of each type is in every run")
 ADAPTERS = {"base": None, "sft-seed1": "sft/arm.json"}
 
 
@@ -32,8 +33,8 @@ def grading(study, rule, settings, *flags, **wildcards):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def answer(study, task, run, few_shot=None, chat=False, limit=6):
-    """What the four programs make of a task: token rows, answers, and {metric: {item: value}}."""
+def answer(study, task, run, metrics=(), few_shot=None, chat=False, limit=6):
+    """What the programs make of a task: token rows, answers, and for each of the metrics {item: value}."""
     settings = {"name": task, "task": task, "own": True, "metric": TASKS[task], "few_shot": few_shot, "limit": limit}
     settings |= {"chat_template": chat, "system_prompt": None, "higher_is_better": True}
     if not (study.folder / "config").exists():
@@ -46,7 +47,7 @@ def answer(study, task, run, few_shot=None, chat=False, limit=6):
     flags += [*adapter, "--tokens", "t.parquet", "--answers", "a.parquet"]
     study.run("answer_task", ANSWERING, *flags, run=run, task=task)
     scores = {}
-    for metric in TASKS[task]:
+    for metric in metrics:
         asked = settings | {"metric": f"{task}.{metric}"}
         flags = [*files, "--requests", "r.parquet", "--answers", "a.parquet", "--scores", "s.parquet"]
         grading(study, "grade_task", asked, *flags, run=run, metric=f"{task}.{metric}")
@@ -76,13 +77,13 @@ def alone(study, folder, task, run, few_shot=None, chat=False, limit=6):
     ("task", "run", "options"),
     [
         ("facts", "base", {}),
-        ("facts", "sft-seed1", {"chat": True}),
-        ("word_problems", "base", {"few_shot": 1}),
+        pytest.param("facts", "sft-seed1", {"chat": True}, marks=OTHER_WAYS),
+        pytest.param("word_problems", "base", {"few_shot": 1}, marks=OTHER_WAYS),
         ("word_problems", "sft-seed1", {"few_shot": 2, "chat": True}),
     ],
 )
 def test_every_item_is_graded_as_the_harness_grades_it_by_itself(study, tmp_path, task, run, options):
-    _, answers, scores = answer(study, task, run, **options)
+    _, answers, scores = answer(study, task, run, TASKS[task], **options)
     samples = alone(study, tmp_path, task, run, **options)
     for metric, values in scores.items():
         name, _, kind = metric.partition(".")
