@@ -21,7 +21,7 @@ from arms.model.cpu import set_cpu
 from arms.model.folders import replace_folder
 from arms.model.loader import check_loader
 from arms.model.merged_card import source_of
-from arms.model.merging import TOLERANCE, merge_into
+from arms.model.merging import LOST, ROUNDING, TOLERANCE, merge_into
 
 
 def main() -> None:
@@ -45,6 +45,8 @@ def main() -> None:
     policy = load_policy(args.model, args.adapter, precision)
     pairs, forking = probe_pairs(policy.card["vocab_size"]), takes_forks(policy.model)
     expected = our_logps(policy.model, pairs, forking, policy.dtype)
+    with policy.model.disable_adapter():
+        learnt = (our_logps(policy.model, pairs, forking, policy.dtype) - expected).abs().mean().item()
     origin, loader = policy.origin, policy.card.get("loader")
 
     shutil.rmtree(building, ignore_errors=True)  # of a run that was killed
@@ -58,19 +60,40 @@ def main() -> None:
             card["loader"] = check_loader(folder, loader["function"], precision)
         write_json(building / "model.json", card)
         merged = load_policy(building / "model.json", None, precision)
-        apart = (our_logps(merged.model, pairs, forking, merged.dtype) - expected).abs().max().item()
-        if not apart <= TOLERANCE[precision]:
-            raise UserError(
-                f"the merged weights give log-probabilities that are {apart:.2g} nats per token from those of the "
-                f"base with the SFT adapter (at most {TOLERANCE[precision]:g}): this adapter cannot be merged into "
-                "this base, such as one on an embedding that is also the head; set sft_dpo.start to adapter or fresh"
-            )
+        found = (our_logps(merged.model, pairs, forking, merged.dtype) - expected).abs()
+        apart, lost = found.max().item(), found.mean().item()
+        refuse_another_policy(apart, lost, learnt, precision)
         replace_folder(folder, args.weights)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     write_json(args.card, card)
-    job.say(f"merged: sha256 {card['sha256'][:16]}, {apart:.1e} nats per token from the base with the adapter")
-    job.finish(merged_difference=apart, **origin, **facts)
+    job.say(
+        f"merged: sha256 {card['sha256'][:16]}, {lost:.1e} nats per token from the base with the adapter (at most "
+        f"{apart:.1e}), which is {learnt:.1e} from the base"
+    )
+    job.finish(merged_difference=apart, merged_mean_difference=lost, adapter_mean_difference=learnt, **origin, **facts)
+
+
+def refuse_another_policy(apart: float, lost: float, learnt: float, precision: str) -> None:
+    """UserError if the merged weights are another policy than base and adapter.
+
+    apart, lost: the largest and the mean difference between their log-probabilities; learnt: the mean of what the
+    adapter changes. In nats per token.
+    """
+    cure = (
+        ": this adapter cannot be merged into this base, such as one on an embedding that is also the head; set "
+        "sft_dpo.start to adapter or fresh"
+    )
+    if not apart <= TOLERANCE[precision]:
+        raise UserError(
+            f"the merged weights give log-probabilities that are {apart:.2g} nats per token from those of the base "
+            f"with the SFT adapter (at most {TOLERANCE[precision]:g}){cure}"
+        )
+    if not lost <= max(LOST * learnt, ROUNDING[precision]):
+        raise UserError(
+            f"the merged weights give log-probabilities that are on average {lost:.2g} nats per token from those of "
+            f"the base with the SFT adapter, which changes them by {learnt:.2g} (at most {LOST:.0%} of it){cure}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,16 @@
 """SFT weights merged into the base (sft_dpo.start: merged): the model, what is trained on it, and what is refused."""
 
+import json
 import math
+import re
 import shutil
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
-from conftest import DPO, LORA, SFT, TORCH, make_study
+from conftest import DPO, LORA, ROOT, SFT, TORCH, make_study
 from safetensors.torch import load_file, save_file
 
 from arms.job.files import sha256_file
@@ -132,12 +137,40 @@ def test_a_change_of_the_merged_weights_is_refused(merged):
         load_policy(merged.folder / "spoilt/model.json", None, "fp32")
 
 
-def test_what_does_not_merge_is_refused_and_leaves_nothing(tmp_path):
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory):
     """An adapter on an embedding that is the head, too: merged, it would change both."""
-    study = make_study(tmp_path, "gpt2")
+    study = make_study(tmp_path_factory.mktemp("tied"), "gpt2")
     study.train_sft("sft", settings={**SFT, "lora": {**LORA, "target_modules": ["wte"]}})
-    message = merge(study, "merged", fails=True)
-    assert (
-        "nats per token from those of the base with the SFT adapter (at most 0.0001): this adapter cannot be" in message
-    )
-    assert not list((study.folder / "merged").iterdir())
+    return study
+
+
+@pytest.mark.parametrize(
+    ("precision", "too_far"),
+    [
+        ("fp32", r"are [\d.]+ nats per token from those of the base with the SFT adapter \(at most 0\.0001\)"),
+        ("bf16", r"on average [\d.]+ nats per .* SFT adapter, which changes them by [\d.]+ \(at most 25% of it\)"),
+    ],
+)
+def test_what_does_not_merge_is_refused_and_leaves_nothing(tied, precision, too_far):
+    message = merge(tied, "merged", precision=precision, fails=True)
+    assert re.search(f"{too_far}: this adapter cannot be merged into this base", message), message
+    assert not list((tied.folder / "merged").iterdir())
+
+
+def test_killed_it_starts_again_and_leaves_nothing_else(merged):
+    """SIGKILL while the merged weights are written beside their place."""
+    job = {"rule": "merge_sft", "wildcards": {"seed": "1"}, "settings": {**TORCH, "precision": "fp32"}, "code": ""}
+    command = [sys.executable, str(ROOT / "scripts" / "merge_sft.py"), "--job", json.dumps(job), "--manifest", "m.json"]
+    command += ["--model", "model/model.json", "--adapter", "sft/arm.json", "--weights", "killed/weights"]
+    command += ["--card", "killed/model.json", "--lock", str(ROOT / "envs" / "train.yaml")]
+    running = subprocess.Popen(command, cwd=merged.folder, stdout=subprocess.DEVNULL)
+    while not (merged.folder / "killed/.building/weights/model.safetensors").exists():
+        assert running.poll() is None, "it was done before it could be killed"
+        time.sleep(0.001)
+    running.kill()
+    running.wait()
+    assert not (merged.folder / "killed/model.json").exists()
+    merge(merged, "killed")
+    assert merged.read("killed/model.json") == merged.read("merged/model.json")
+    assert sorted(path.name for path in (merged.folder / "killed").iterdir()) == ["model.json", "weights"]

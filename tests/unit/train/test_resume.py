@@ -21,9 +21,7 @@ MISMATCHED = ["--mismatched", "mismatched.parquet", "--mismatched-reference", "m
 # name: (rule, settings, flags)
 DROPOUT = {**LORA, "dropout": 0.1}
 ALIKE_CASES = ("dpo, going on with the SFT adapter", "dpo, a fresh adapter on the SFT adapter")
-ALIKE = pytest.mark.test_all(
-    "saves and goes on as DPO from the base and KTO from the SFT adapter do"
-)
+ALIKE = pytest.mark.test_all("saves and goes on as DPO from the base and KTO from the SFT adapter do")
 CASES = {
     "sft, two epochs": (
         "train_sft",
