@@ -25,13 +25,29 @@ PANELS = (  # title, column, arms, label, where a policy that equals its referen
     ("Drift of chosen answers", "chosen_drift", DPO_ARMS, "nats against reference", 0.0),
 )
 OF_REWARDS = ("margin", "reward_accuracy")
+BESIDE, LONG_NAME = 3, 24  # panels of one row; characters of a name above one
+
+
+def new_panels(width: float, height: float, count: int):
+    """A figure of `count` panels that share their rows' names, BESIDE in a row; height: inches, of one row."""
+    rows = -(-count // BESIDE)
+    figure, axes = new_figure(width, height * rows, rows, min(BESIDE, count), sharey=True)
+    for unused in axes[count:]:
+        unused.axis("off")
+    return figure, axes[:count]
+
+
+def title(metric: str) -> str:
+    """A metric's name above a panel, in lines where it is long."""
+    name = metric_name(metric)
+    return name if len(name) <= LONG_NAME else name.replace(".", ".\n")
 
 
 def draw_arms(means, metrics: Metrics):
     """Mean of each arm with its interval, its seeds as dots. means: rows of arm_means.parquet over all prompts."""
     arms = arms_in(means["arm"])
     places = {arm: place for place, arm in enumerate(arms)}
-    figure, axes = new_figure(7.6, 2.1 + 0.35 * (len(arms) - 4), 1, len(metrics), sharey=True)
+    figure, axes = new_panels(7.6, 2.1 + 0.35 * (len(arms) - 4), len(metrics))
     for axis, (metric, (factor, label)) in zip(axes, metrics.items(), strict=True):
         for row in means[means["metric"] == metric].itertuples():
             place, colour = places[row.arm], COLOURS[row.arm]
@@ -45,12 +61,13 @@ def draw_arms(means, metrics: Metrics):
             text = number(row.mean, factor, signed=False)
             axis.annotate(text, (row.mean * factor, place), (0, 5), textcoords="offset points", ha="center", fontsize=7)
         axis.set(xlabel="%" if factor == 100 else label, ylim=(len(arms) - 0.45, -0.65))
-        axis.set_title(metric_name(metric))
+        axis.set_title(title(metric))
         axis.tick_params(axis="y", length=0)
         axis.margins(x=0.12)
-    axes[0].set_yticks(list(places.values()), [ALL_ARMS[arm] for arm in arms])
-    for tick, arm in zip(axes[0].get_yticklabels(), arms, strict=True):
-        tick.set(color=COLOURS[arm], weight="bold", fontsize=8.5)
+    for first in axes[::BESIDE]:
+        first.set_yticks(list(places.values()), [ALL_ARMS[arm] for arm in arms])
+        for tick, arm in zip(first.get_yticklabels(), arms, strict=True):
+            tick.set(color=COLOURS[arm], weight="bold", fontsize=8.5)
     return figure
 
 
@@ -61,7 +78,7 @@ def draw_seeds(effects, names: list[str], metrics: Metrics):
     """
     seeds = sorted(effects["train_seed"].unique())
     colours = shades(seeds)
-    figure, axes = new_figure(7.6, 0.34 * len(names) + 0.95, 1, len(metrics), sharey=True)
+    figure, axes = new_panels(7.6, 0.34 * len(names) + 0.95, len(metrics))
     for axis, (metric, (factor, label)) in zip(axes, metrics.items(), strict=True):
         axis.axvline(0, color=INK, lw=0.7)
         for place, name in enumerate(names):
@@ -72,10 +89,11 @@ def draw_seeds(effects, names: list[str], metrics: Metrics):
                 offset = 0.52 * (seeds.index(row.train_seed) + 0.5) / len(seeds) - 0.26
                 axis.plot(row.estimate * factor, place + offset, "o", ms=4, color=colours[row.train_seed], mew=0)
         axis.set(xlabel=label, ylim=(len(names) - 0.5, -0.5))
-        axis.set_title(metric_name(metric))
+        axis.set_title(title(metric))
         axis.tick_params(axis="y", length=0)
         axis.spines["left"].set_visible(False)
-    axes[0].set_yticks(range(len(names)), [contrast_name(name) for name in names])
+    for first in axes[::BESIDE]:
+        first.set_yticks(range(len(names)), [contrast_name(name) for name in names])
     dots = [axes[0].plot([], [], "o", ms=4, color=colours[seed], mew=0, label=f"seed {seed}")[0] for seed in seeds]
     bar = axes[0].plot([], [], "|", ms=9, mew=1.3, color=INK, label="mean over seeds")
     figure.legend(handles=dots + bar, loc="outside lower center", ncols=min(8, len(dots) + 1), frameon=False)

@@ -12,6 +12,7 @@ from study.vocabulary import ALL_CONTRASTS
 
 # Places across the figure, as shares of its width: the panels, and the columns of text beside them.
 PLACES = {"left": 0.285, "right": 0.66, "name": 0.012, "difference": 0.675, "adj. p": 0.755, "verdict": 0.83}
+LONGEST_NAME = 0.4  # of a metric, as a share of the figure's width
 
 
 def save_forest(contrasts, decision: dict, folder: Path) -> None:
@@ -44,7 +45,7 @@ def draw_forest(rows, decision: dict, metrics: dict[str, tuple[float, str]], lab
 
     names = contrast_order(rows)
     labels = labels or {name: contrast_words(name) for name in names}
-    head, foot, key = 0.42, 0.5, 0.6  # inches
+    head, foot, key = 0.42, 0.5, 0.74 if decision["exploratory"] else 0.6  # inches
     bodies = {metric: 0.33 * ((rows["metric"] == metric).sum() + 0.2) for metric in metrics}
     height = sum(head + body + foot for body in bodies.values()) + key
     figure, bottom = pyplot.figure(figsize=(8.2, height)), height + foot
@@ -57,13 +58,22 @@ def draw_forest(rows, decision: dict, metrics: dict[str, tuple[float, str]], lab
         draw_panel(axis, own, labels, *shown_in)
         n, seeds = own["n_prompts"].max(), own["n_seeds"].iloc[0]
         top = {"y": (bottom + body + 0.1) / height, "va": "baseline"}
-        figure.text(PLACES["name"], s=metric_name(metric), weight="bold", fontsize=9, **top)
+        name = figure.text(PLACES["name"], s=metric_name(metric), weight="bold", fontsize=9, **top)
         size = f"n = {n} prompts, {f'{seeds} training seeds' if seeds > 1 else 'one run of each'}"
-        figure.text(PLACES["left"], s=size, color=GREY, fontsize=7, **top)
+        figure.text(max(PLACES["left"], right_of(name)), s=size, color=GREY, fontsize=7, **top)
         for column in ("difference", "adj. p", "verdict"):
             figure.text(PLACES[column], s=column, color=GREY, fontsize=7, **top)
     figure.text(PLACES["name"], 0.1 / height, key_text(rows, decision), fontsize=7, color=GREY, linespacing=1.4)
     return figure
+
+
+def right_of(text) -> float:
+    """Where a text beside `text` begins, as a share of the figure's width; a long one is made to leave room for it."""
+    width = text.figure.bbox.width
+    share = text.get_window_extent().width / width
+    if share > LONGEST_NAME:
+        text.set_fontsize(text.get_fontsize() * LONGEST_NAME / share)
+    return text.get_window_extent().x1 / width + PLACES["name"]
 
 
 def draw_panel(axis, rows, labels: dict[str, tuple[str, str]], factor: float, unit: str) -> None:
@@ -107,7 +117,9 @@ def draw_row(axis, place: int, row, factor: float, beside, label: tuple[str, str
 def key_text(rows, decision: dict) -> str:
     """The lines below the figure."""
     level = f"{100 * decision['confidence']:g}%"
-    exploratory = "EXPLORATORY: the analysis plan was changed after scores existed. " if decision["exploratory"] else ""
+    exploratory = (
+        "EXPLORATORY: the analysis plan was changed after scores existed.\n" if decision["exploratory"] else ""
+    )
     filled = "Filled and black: a verdict after adjustment; open and grey: none."
     if rows["ci_method_lo"].isna().all():
         return f"{exploratory}{level} intervals over prompts, for these checkpoints only. {filled}"
