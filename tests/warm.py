@@ -52,52 +52,70 @@ def serve(path: str, variables: str, *libraries: str) -> None:
     os.rename(path + ".new", path)
     waiting = selectors.DefaultSelector()
     waiting.register(listening, selectors.EVENT_READ)
-    parent = os.getppid()
+    parent, running = os.getppid(), {}  # process -> connection to whoever asked for it
     while os.getppid() == parent:
         for key, _ in waiting.select(timeout=5):
             if key.fileobj is listening:
-                take(listening, waiting, begun_with)
+                take(listening, waiting, running, begun_with)
             elif isinstance(key.fileobj, int):  # of a process, which has ended
-                end(key, waiting)
-            elif not key.fileobj.recv(1):  # whoever asked was killed
+                end(key, waiting, running)
+            elif key.data in running:  # whoever asked was killed
                 waiting.unregister(key.fileobj)
                 os.kill(key.data, signal.SIGKILL)
 
 
-def take(listening: socket.socket, waiting: selectors.BaseSelector, begun_with: dict[str, str | None]) -> None:
+def take(listening: socket.socket, waiting: selectors.BaseSelector, running: dict, begun_with: dict) -> None:
     """Fork the program that somebody asks for, or say that it is not for this process."""
     connection, _ = listening.accept()
     length, files, *_ = socket.recv_fds(connection, 8, 3)
-    request = b""
-    while len(request) < int.from_bytes(length, "big"):
-        request += connection.recv(1 << 20)
-    command, folder, environment, group = json.loads(request)
-    if any(environment.get(name) != value for name, value in begun_with.items()):
-        connection.sendall(b"null\n")
+    request = received(connection, int.from_bytes(length, "big"))
+    if not request:  # whoever asked was killed
+        connection.close()
+    elif any(json.loads(request)[2].get(name) != value for name, value in begun_with.items()):
+        say(connection, None)
         connection.close()
     else:
+        command, folder, environment, group = json.loads(request)
         process = os.fork()
         if process == 0:
             waiting.close()
             listening.close()
             connection.close()
             be(command, folder, environment, files, group)
-        connection.sendall(f"{process}\n".encode())
+        say(connection, process)
+        running[process] = connection
         waiting.register(connection, selectors.EVENT_READ, process)
-        waiting.register(os.pidfd_open(process), selectors.EVENT_READ, (process, connection))
+        waiting.register(os.pidfd_open(process), selectors.EVENT_READ, process)
     for file in files:
         os.close(file)
 
 
-def end(key: selectors.SelectorKey, waiting: selectors.BaseSelector) -> None:
+def received(connection: socket.socket, length: int) -> bytes:
+    """So many bytes, or none if whoever sends them has ended."""
+    found = b""
+    while len(found) < length:
+        more = connection.recv(1 << 20)
+        if not more:
+            return b""
+        found += more
+    return found
+
+
+def say(connection: socket.socket, number: int | None) -> None:
+    """A line to whoever asked, if he is still there."""
+    with contextlib.suppress(OSError):
+        connection.sendall(f"{json.dumps(number)}\n".encode())
+
+
+def end(key: selectors.SelectorKey, waiting: selectors.BaseSelector, running: dict) -> None:
     """Tell who asked how the process of `key` ended."""
-    process, connection = key.data
-    code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+    connection = running.pop(key.data)
+    code = os.waitstatus_to_exitcode(os.waitpid(key.data, 0)[1])
     waiting.unregister(key.fileobj)
     os.close(key.fileobj)
-    if connection in waiting.get_map():
+    with contextlib.suppress(KeyError):  # if whoever asked was killed
         waiting.unregister(connection)
-        connection.sendall(f"{code if code >= 0 else 128 - code}\n".encode())
+    say(connection, code if code >= 0 else 128 - code)
     connection.close()
 
 
