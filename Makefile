@@ -35,7 +35,10 @@ checksums:  ## after `make demo`: record its results as what `make reproduce` co
 	.envs/driver/bin/python tools/reproduce.py record --checksums $(CHECKSUMS) \
 	    --results results/demo --config config/config.yaml
 
-setup: $(addprefix .envs/,$(addsuffix /.ready,driver train grade stats provenance))  ## install the locked environments into .envs/
+STACK ?= pinned
+TRAIN_pinned := train
+TRAIN_current := train-current
+setup: $(addprefix .envs/,$(addsuffix /.ready,driver $(TRAIN_$(STACK)) grade stats provenance))  ## install the locked environments into .envs/ (STACK=current: those of that stack)
 
 test: setup .envs/pytest/.ready lint  ## run all tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line workflow unit slurm conda

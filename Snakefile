@@ -17,7 +17,7 @@ from study.command import RUN, RUN_ON_THREADS, SHOW
 from study.engine import Engine
 from study.forecast import power_flags, say_before_training
 from study.datasets import DATASETS, TRAINED
-from study.vocabulary import FIGURES, REPORTED_TABLES, TABLES
+from study.vocabulary import FIGURES, REPORTED_TABLES, STACKS, TABLES
 
 if not workflow.overwrite_configfiles:
 
@@ -27,6 +27,7 @@ if not workflow.overwrite_configfiles:
 engine = Engine(workflow, config, HOME)  # checks the configuration, and is all that reaches into Snakemake
 study, settings, ladder, resources = engine.study, engine.settings, engine.ladder, engine.resources
 program, source = engine.program, engine.program.source
+TRAIN = STACKS[study.config["stack"]]  # the environment of everything that trains, scores and answers
 config.update(study.config)  # defaults filled in
 
 

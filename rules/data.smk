@@ -64,12 +64,12 @@ rule tokenize_data:
     benchmark:
         "<benchmarks>/tokenize_data/{dataset}.tsv"
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     threads: 2
     resources:
         **resources.of_data(),
     params:
-        **program("tokenize_data", "train", settings.tokens, kind=settings.kind, ahead=settings.ahead),
+        **program("tokenize_data", TRAIN, settings.tokens, kind=settings.kind, ahead=settings.ahead),
     shell:
         RUN_ON_THREADS
 
@@ -86,4 +86,4 @@ use rule tokenize_data as mismatch_pairs with:
     benchmark:
         "<benchmarks>/mismatch_pairs.tsv"
     params:
-        **program("mismatch_pairs", "train", {}),
+        **program("mismatch_pairs", TRAIN, {}),

@@ -8,7 +8,7 @@ NODE = {
     "model": json.dumps(config["model"], sort_keys=True),
     "weights": f"{study.results}/model/weights",
     "cpu_instructions": config["cpu_instructions"],
-    "lock": source("envs/train.yaml"),
+    "lock": source(f"envs/{TRAIN}.yaml"),
 }
 
 
@@ -20,9 +20,9 @@ rule check_login:
         f"{DOCTOR}/login.log",
     retries: 0
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     params:
-        **program("check_login", "train", model=NODE["model"], asked=engine.asked),
+        **program("check_login", TRAIN, model=NODE["model"], asked=engine.asked),
     shell:
         SHOW
 
@@ -36,9 +36,9 @@ rule check_node:
     log:
         f"{DOCTOR}/cpu.log",
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     params:
-        **program("check_node", "train", kind="cpu", gpus=0, **NODE),
+        **program("check_node", TRAIN, kind="cpu", gpus=0, **NODE),
     shell:
         SHOW
 
@@ -54,7 +54,7 @@ if config["gpus"]:
         resources:
             **resources.of_model(config["gpus"]),
         params:
-            **program("check_node", "train", kind="gpu", gpus=config["gpus"], **NODE),
+            **program("check_node", TRAIN, kind="gpu", gpus=config["gpus"], **NODE),
 
 
 rule doctor:
@@ -66,8 +66,8 @@ rule doctor:
         f"{DOCTOR}/doctor.log",
     retries: 0
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     params:
-        **program("doctor", "train"),
+        **program("doctor", TRAIN),
     shell:
         SHOW

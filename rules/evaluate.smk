@@ -17,12 +17,12 @@ rule score_pairs:
     benchmark:
         "<benchmarks>/score_pairs/{run}-{split}.tsv"
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     threads: config["threads"]
     resources:
         **resources.of_model(min(config["gpus"], 1)),
     params:
-        **program("score_pairs", "train", settings.of_model(**config["scoring"]), **SAVED),
+        **program("score_pairs", TRAIN, settings.of_model(**config["scoring"]), **SAVED),
     shell:
         RUN_ON_THREADS
 
@@ -41,7 +41,7 @@ use rule score_pairs as generate with:
     benchmark:
         "<benchmarks>/generate/{run}.tsv"
     params:
-        **program("generate", "train", settings.of_model(generation=config["generation"]), **SAVED),
+        **program("generate", TRAIN, settings.of_model(generation=config["generation"]), **SAVED),
 
 
 rule grade:

@@ -56,9 +56,9 @@ use rule meet_judge as fetch_reward with:
     benchmark:
         "<benchmarks>/fetch_reward/{reward}.tsv"
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     params:
-        **program("fetch_reward", "train", settings.reward),
+        **program("fetch_reward", TRAIN, settings.reward),
 
 
 use rule score_pairs as score_answers with:
@@ -75,7 +75,7 @@ use rule score_pairs as score_answers with:
     benchmark:
         "<benchmarks>/score_answers/{run}-{reward}.tsv"
     params:
-        **program("score_answers", "train", {"cpu_instructions": config["cpu_instructions"]}, **SAVED),
+        **program("score_answers", TRAIN, {"cpu_instructions": config["cpu_instructions"]}, **SAVED),
 
 
 use rule judge as prefer with:

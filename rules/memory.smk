@@ -18,9 +18,9 @@ rule plan_memory:
         "<benchmarks>/plan_memory.tsv"
     retries: 0
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     params:
-        **program("plan_memory", "train", settings.memory_plan()),
+        **program("plan_memory", TRAIN, settings.memory_plan()),
     shell:
         RUN
 
@@ -39,11 +39,11 @@ rule probe_memory:
     benchmark:
         "<benchmarks>/probe_memory/{stage}{variant}.tsv"
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     threads: config["threads"]
     resources:
         **resources.of_model(1),
     params:
-        **program("probe_memory", "train", settings.probe),
+        **program("probe_memory", TRAIN, settings.probe),
     shell:
         RUN_ON_THREADS

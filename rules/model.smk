@@ -16,11 +16,11 @@ rule fetch_model:
         "<benchmarks>/fetch_model.tsv"
     retries: 0
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     resources:
         mem_mb=8000,
         runtime=240,
     params:
-        **program("fetch_model", "train", settings.fetch()),
+        **program("fetch_model", TRAIN, settings.fetch()),
     shell:
         RUN

@@ -51,7 +51,7 @@ use rule tokenize_data as tokenize_task with:
     benchmark:
         "<benchmarks>/tokenize_task/{task}.tsv"
     params:
-        **program("tokenize_task", "train", {}),
+        **program("tokenize_task", TRAIN, {}),
 
 
 use rule score_pairs as answer_task with:
@@ -68,4 +68,4 @@ use rule score_pairs as answer_task with:
     benchmark:
         "<benchmarks>/answer_task/{run}-{task}.tsv"
     params:
-        **program("answer_task", "train", settings.answers(), **SAVED),
+        **program("answer_task", TRAIN, settings.answers(), **SAVED),

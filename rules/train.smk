@@ -25,12 +25,12 @@ rule train_sft:
     benchmark:
         "<benchmarks>/train_sft/seed{seed}.tsv"
     conda:
-        "../envs/train.yaml"
+        f"../envs/{TRAIN}.yaml"
     threads: config["threads"] * resources.processes
     resources:
         **resources.of_model(config["gpus"]),
     params:
-        **program("train_sft", "train", settings.training(sft=config["sft"]), processes=resources.processes, **SAVING),
+        **program("train_sft", TRAIN, settings.training(sft=config["sft"]), processes=resources.processes, **SAVING),
     shell:
         RUN_ON_THREADS
 
@@ -56,7 +56,7 @@ use rule train_sft as train_dpo with:
     benchmark:
         "<benchmarks>/train_dpo/{arm}{variant}-seed{seed}.tsv"
     params:
-        **program("train_dpo", "train", settings.dpo, processes=resources.processes, **SAVING),
+        **program("train_dpo", TRAIN, settings.dpo, processes=resources.processes, **SAVING),
 
 
 use rule train_dpo as train_objective with:
@@ -74,7 +74,7 @@ use rule train_dpo as train_objective with:
     wildcard_constraints:
         arm="|".join(study.objectives.arms) or "(?!)",
     params:
-        **program("train_objective", "train", settings.objective, processes=resources.processes, **SAVING),
+        **program("train_objective", TRAIN, settings.objective, processes=resources.processes, **SAVING),
 
 
 use rule train_sft as merge_sft with:
@@ -94,7 +94,7 @@ use rule train_sft as merge_sft with:
     resources:
         **resources.of_model(min(config["gpus"], 1)),
     params:
-        **program("merge_sft", "train", settings.of_model()),
+        **program("merge_sft", TRAIN, settings.of_model()),
 
 
 rule check_parity:

@@ -20,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 GROUPS = {
     "train": "train_sft, train_dpo, score_pairs, generate and everything that reads the model",
+    "train-current": "the same programs with `stack: current`",
     "grade": "grade: the IFEval checkers of lm-evaluation-harness",
     "stats": "checks of the data, statistics, figures and the report",
     "provenance": "verify, and export_crate with its validator",

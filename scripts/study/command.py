@@ -77,7 +77,7 @@ def job(rule: str, settings: Settings, lock: Path) -> Callable[[object], str]:
             "rule": rule,
             "wildcards": dict(wildcards),
             "settings": settings(wildcards) if callable(settings) else settings,
-            "code": code_digest(rule),
+            "code": code_digest(rule, lock.stem),
             "lock": pins(lock),
         }
         return json.dumps(identity, sort_keys=True, separators=(",", ":"))

@@ -8,17 +8,23 @@ import hashlib
 import json
 from pathlib import Path
 
+from study.vocabulary import STACKS
+
 SCRIPTS = Path(__file__).resolve().parent.parent
 
 
 @functools.cache
-def code_digest(rule: str) -> str:
-    """sha256 (16 hexadecimal digits) over the program of a rule and every project module that it really imports."""
+def code_digest(rule: str, environment: str = "train") -> str:
+    """sha256 (16 hexadecimal digits) over the program of a rule and every project module that it really imports.
+
+    environment: the one that it runs in. Modules whose name ends with that of a stack are of that stack alone.
+    """
+    others = tuple(stack for stack, name in STACKS.items() if name != environment)
     found, waiting = {}, [SCRIPTS / f"{rule}.py"]
     while waiting:
         path = waiting.pop()
         name = str(path.relative_to(SCRIPTS))
-        if name not in found:
+        if name not in found and not (environment in STACKS.values() and path.stem.endswith(others)):
             found[name], files = module_facts(path)
             waiting.extend(files)
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]

@@ -43,7 +43,6 @@ STATUS = "status"  # a command rather than a target
 READ_ONLY = {"verify", "plan_memory", "power", STATUS}  # what reads, or predicts: it needs no --cores
 WHY = "SFT_VS_DPO_WHY"  # set in a dry run that only tells why jobs would run
 ASKING = {"meet_judge", "judge"}  # rules that ask an endpoint
-ENVIRONMENTS = ("train", "grade", "stats", "provenance")
 
 
 class StudyError(WorkflowError):
@@ -323,12 +322,9 @@ class Engine:
 
     def before_jobs(self) -> None:
         """Are the environments and the scheduler there? Are jobs of a killed driver under way?"""
-        missing = [name for name in ENVIRONMENTS if not (self.home / ".envs" / name).is_dir()]
-        if missing and not self.uses_conda:
-            raise StudyError(
-                f"the rules' environments are not installed ({', '.join(missing)} missing in .envs/): "
-                "run `make setup`, or add --sdm conda if you have conda >= 24.7.1"
-            )
+        if not self.uses_conda:
+            with in_words():
+                environment.require_installed(self.home / ".envs", self.study.config["stack"])
         if self.journal:
             self.journal.write("locks", files=list(self.workflow.persistence._lockfile.values()))
         with in_words():

@@ -9,6 +9,9 @@ from collections.abc import MutableMapping
 from pathlib import Path
 from typing import TextIO
 
+from study.errors import ConfigError
+from study.vocabulary import STACKS
+
 FIXED = {
     "PYTHONNOUSERSITE": "1",  # ~/.local would shadow the pinned packages
     "PIP_USER": "0",
@@ -46,6 +49,17 @@ def of_study(config: dict, instructions: dict[str, dict[str, str]]) -> dict[str,
     if not config["gpus"]:
         chosen["CUDA_VISIBLE_DEVICES"] = ""  # a study on CPUs uses no GPU, also where there is one
     return chosen
+
+
+def require_installed(folder: Path, stack: str) -> None:
+    """ConfigError unless `make setup` has put every environment that a study on `stack` uses into `folder`."""
+    missing = [name for name in (STACKS[stack], "grade", "stats", "provenance") if not (folder / name).is_dir()]
+    if missing:
+        raise ConfigError(
+            f"the rules' environments are not installed ({', '.join(missing)} missing in .envs/): "
+            f"run `make setup{'' if stack == 'pinned' else f' STACK={stack}'}`, or add --sdm conda if you have "
+            "conda >= 24.7.1"
+        )
 
 
 class Alive:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# stack: the environment of everything that trains, scores and answers (envs/<name>.yaml)
+STACKS = {"pinned": "train", "current": "train-current"}
+
 # arm: how tables and figures call it
 ARMS = {"base": "base", "sft": "SFT", "sft_dpo": "SFT→DPO", "dpo_only": "DPO-only"}
 DPO_ARMS = ("sft_dpo", "dpo_only")

@@ -14,6 +14,7 @@ FUNCTION, MODULE, RULES, SNAKEFILE = 60, 400, 705, 100  # lines at most: of each
 PACKAGES = ("study", "arms", "paired", "display")
 ROOMS = (
     "job",
+    "stacks",
     "model",
     "data",
     "scoring",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from arms.job.files import UserError
+from arms.stacks import stack
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 
@@ -56,7 +57,7 @@ class RewardModel:
             trust_remote_code=False,
             local_files_only=True,
             use_safetensors=True,
-            torch_dtype=getattr(torch, PRECISIONS[precision]),
+            **{stack.DTYPE: getattr(torch, PRECISIONS[precision])},
             output_loading_info=True,
         )
         if info["missing_keys"] or info["mismatched_keys"]:

@@ -33,7 +33,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from arms.memory.fake import Tracker, autocast_seen, quantised, storages
 from arms.model import models
 from arms.scoring.decoding import Running, runs
-from arms.scoring.logps import FORKING, causal_lm, pair_batch, pair_logps, takes_forks
+from arms.scoring.logps import causal_lm, pair_batch, pair_logps, takes_forks
+from arms.stacks import stack
 from arms.training.recipe import Recipe
 from arms.training.trainer import build_trainer
 
@@ -76,7 +77,7 @@ def fake_policy(config: PretrainedConfig, ask: Ask) -> PeftModel:
     """The model of `config` with the adapters of the stage, made as the training and scoring programs make them."""
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_config(config, torch_dtype=models.compute_dtype(ask.precision))
+    base = AutoModelForCausalLM.from_config(config, **{stack.DTYPE: models.compute_dtype(ask.precision)})
     base.requires_grad_(False)
     if ask.precision in ("int8", "nf4"):
         quantised(base, ask.precision)
@@ -125,7 +126,7 @@ def shape(config: PretrainedConfig, ask: Ask) -> tuple[int, int]:
         return rows, length
     if ask.stage == "generate":
         return rows, length + ask.new_tokens
-    return (rows, 2 * length - 1) if config.model_type in FORKING else (2 * rows, length)
+    return (rows, 2 * length - 1) if config.model_type in stack.FORKING else (2 * rows, length)
 
 
 def fixed_bytes(device: str) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from arms.job.files import UserError
 from arms.model.architecture import row_limit
+from arms.stacks import stack
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -31,7 +32,7 @@ def check_tensors(model: PreTrainedModel, found: Shapes) -> None:
     """
     prefix = f"{model.base_model_prefix}."  # some files name the tensors without it (GPT-2)
     stored = {name.removeprefix(prefix): shape for name, shape in found.items()}
-    tied = (model._tied_weights_keys or []) if model.config.tie_word_embeddings else []
+    tied = stack.tied_tensors(model) if model.config.tie_word_embeddings else []
     expected = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     optional = [*tied, *(model._keys_to_ignore_on_load_missing or [])]
     masks_and_angles = [r"\.(attn|attention|self_attention)\.(masked_)?bias$", r"rotary_emb\.inv_freq$"]  # of old files

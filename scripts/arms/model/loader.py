@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from arms.job.files import UserError, canonical_json, sha256_bytes
 from arms.model.architecture import read_config
+from arms.stacks import stack
 
 if TYPE_CHECKING:
     import torch
@@ -70,7 +71,7 @@ def check_loader(folder: Path, function: str, precision: str) -> dict[str, str]:
         trust_remote_code=False,
         use_safetensors=True,
         local_files_only=True,
-        torch_dtype=dtype,
+        **{stack.DTYPE: dtype},
     )
     expected, wanted = parameters(stock), logps(stock)
     del stock

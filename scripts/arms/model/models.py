@@ -9,6 +9,7 @@ from arms.job import processes
 from arms.job.files import UserError, atomic_path, read_json, sha256_file, write_json
 from arms.model.architecture import read_config
 from arms.model.loader import load_known
+from arms.stacks import stack
 
 if TYPE_CHECKING:
     import torch
@@ -43,12 +44,13 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
                 f"{weights / name}: missing or changed since the rule fetch_model checked it; "
                 f"delete {Path(model).parent} and run the same command again"
             )
-    options: dict[str, object] = {"torch_dtype": compute_dtype(precision)}
+    options: dict[str, object] = {stack.DTYPE: compute_dtype(precision)}
     if precision in ("int8", "nf4"):
-        if not torch.cuda.is_available():
+        if not (torch.cuda.is_available() or stack.QUANTIZES_ON_CPU):
             raise UserError(
                 f"model.precision is {precision!r}, which needs a CUDA GPU (bitsandbytes 0.43.3), and none is visible; "
-                "run this rule on a GPU node (--profile slurm) or set model.precision to 'fp32'"
+                "run this rule on a GPU node (--profile slurm), set stack: current, which quantizes on a CPU too, or "
+                "set model.precision to 'fp32'"
             )
         options["quantization_config"] = (
             BitsAndBytesConfig(load_in_8bit=True)

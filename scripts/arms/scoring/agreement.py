@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from arms.job.files import UserError
 from arms.scoring.logps import pair_batch, pair_logps, takes_forks
+from arms.stacks import stack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +138,7 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
 
     with init_empty_weights(include_buffers=False):
         twin = AutoModelForCausalLM.from_config(
-            copy.deepcopy(model.config), attn_implementation="eager", torch_dtype=model.dtype
+            copy.deepcopy(model.config), attn_implementation="eager", **{stack.DTYPE: model.dtype}
         )
     for name, module in model.named_modules():
         parent, _, place = name.rpartition(".")
@@ -156,19 +157,24 @@ def first_layers_with_short_window(model: PreTrainedModel) -> Iterator[None]:
     All layers, without the first tokens of their row in sight, would make ten times as much of rounding in bfloat16.
     """
     config, depth = model.config, model.config.num_hidden_layers
-    stacks = {id(module): module for module in model.modules() if isinstance(module, torch.nn.ModuleList)}
-    stack = next(stack for stack in stacks.values() if len(stack) == depth)
-    layers, windows = list(stack), [(x, getattr(x, "sliding_window", None)) for x in (config, *model.modules())]
-    del stack[LAYERS:]
-    config.num_hidden_layers = len(stack)
+    lists = {id(module): module for module in model.modules() if isinstance(module, torch.nn.ModuleList)}
+    kept = next(found for found in lists.values() if len(found) == depth)
+    kinds = getattr(config, "layer_types", None)
+    layers, windows = list(kept), [(x, getattr(x, "sliding_window", None)) for x in (config, *model.modules())]
+    del kept[LAYERS:]
+    config.num_hidden_layers = len(kept)
+    if kinds:
+        config.layer_types = kinds[:LAYERS]
     for holder, window in windows:
         if isinstance(window, int):
             holder.sliding_window = min(window, WINDOW)
     try:
         yield
     finally:
-        stack.extend(layers[LAYERS:])
+        kept.extend(layers[LAYERS:])
         config.num_hidden_layers = depth
+        if kinds:
+            config.layer_types = kinds
         for holder, window in windows:
             if isinstance(window, int):
                 holder.sliding_window = window

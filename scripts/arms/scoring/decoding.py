@@ -16,68 +16,24 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch.overrides import TorchFunctionMode
-from transformers import DynamicCache
 
 from arms.scoring.logps import causal_lm
+from arms.stacks import NAME, stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+if NAME == "pinned":
+    from arms.scoring.cache_pinned import Running
+else:
+    from arms.scoring.cache_current import Running
+
 SHORTEST = 8  # tokens that a shared beginning needs to be read by itself
-
-
-class Running(DynamicCache):
-    """Keys and values of one batch: for each layer (rows, heads, tokens, size), views of tensors with room for more.
-
-    room: how many tokens a row may come to.
-    """
-
-    def __init__(self, room: int) -> None:
-        super().__init__()
-        self.room = room
-        self.held: list[tuple[torch.Tensor, torch.Tensor]] = []  # as key_cache and value_cache, with the room
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, cache_kwargs: dict | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the new tokens' keys and values (rows, heads, new, size); returns those of all tokens."""
-        new = key_states.shape[2]
-        if len(self.held) <= layer_idx:
-            self.held.append((self._with_room(key_states), self._with_room(value_states)))
-            self.key_cache.append(key_states)
-            self.value_cache.append(value_states)
-            before = 0
-        else:
-            before = self.key_cache[layer_idx].shape[2]
-        if layer_idx == 0:
-            self._seen_tokens = before + new
-        for held, states, views in zip(
-            self.held[layer_idx], (key_states, value_states), (self.key_cache, self.value_cache), strict=True
-        ):
-            held[:, :, before : before + new] = states
-            views[layer_idx] = held[:, :, : before + new]
-        return self.key_cache[layer_idx], self.value_cache[layer_idx]
-
-    def _with_room(self, states: torch.Tensor) -> torch.Tensor:
-        return states.new_empty((*states.shape[:2], self.room, states.shape[3]))
-
-    def take(self, rows: torch.Tensor) -> None:
-        """Keep the rows at `rows` (int64), which may name one several times."""
-        for layer, held in enumerate(self.held):
-            seen = self.key_cache[layer].shape[2]
-            taken = []
-            for views, tensor in zip((self.key_cache, self.value_cache), held, strict=True):
-                own = tensor.new_empty((len(rows), *tensor.shape[1:]))
-                own[:, :, :seen] = tensor[rows, :, :seen]
-                views[layer] = own[:, :, :seen]
-                taken.append(own)
-            self.held[layer] = taken[0], taken[1]
 
 
 def runs(model: torch.nn.Module) -> bool:
     """Whether a model keeps its texts in a cache of transformers' class, which `Running` can take the place of."""
-    inner = causal_lm(model)
-    return bool(inner._supports_cache_class and inner._supports_default_dynamic_cache())
+    return stack.caches(causal_lm(model))
 
 
 def shared_beginning(rows: list[list[int]], config: object) -> int:
@@ -103,14 +59,14 @@ def read(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, shared: 
     for rows, columns in parts:
         if ids[rows, columns].shape[1]:
             given = {"position_ids": positions[rows, columns]} if placed else {}
+            given[stack.CACHE] = cache
             inner.base_model(
                 input_ids=ids[rows, columns],
                 attention_mask=mask[rows, : columns.stop],
-                past_key_values=cache,
                 use_cache=True,
                 **given,
             )
-        if cache.held and rows == slice(1):
+        if rows == slice(1) and shared:
             cache.take(torch.zeros(len(ids), dtype=torch.int64, device=ids.device))
     return cache
 
@@ -124,7 +80,7 @@ def grouped(model: torch.nn.Module) -> Iterator[None]:
     """
     inner: PreTrainedModel = causal_lm(model)
     code = sys.modules[type(inner).__module__]
-    repeat = getattr(code, "repeat_kv", None)
+    repeat = getattr(code, "repeat_kv", None) if NAME == "pinned" else None
     if repeat is None or inner.config._attn_implementation != "sdpa":
         yield
         return

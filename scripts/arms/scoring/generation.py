@@ -18,6 +18,7 @@ from arms.job.files import canonical_json, sha256_bytes
 from arms.job.out_of_memory import naming_the_cure
 from arms.model.fit import check_length
 from arms.scoring import decoding
+from arms.stacks import stack
 
 if TYPE_CHECKING:
     from arms.scoring.policy import Policy
@@ -103,7 +104,7 @@ class Generator:
         with torch.inference_mode(), half, out_of_memory, decoding.grouped(model):
             room = ids.shape[1] + tokens
             cache = decoding.read(model, ids, mask, shared, room) if runs else None
-            given = {"past_key_values": cache} if cache else {}
+            given = {stack.CACHE: cache} if cache else {}
             while samples and ids.shape[1] < room:
                 self.config.max_new_tokens = min(STEP, room - ids.shape[1])
                 extended = model.generate(

@@ -16,16 +16,13 @@ import inspect
 from os.path import commonprefix
 from typing import TYPE_CHECKING
 
+from arms.stacks import stack
+
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
 
 SHARED, CHOSEN, REJECTED = 1, 2, 3  # segments of a forked row; 0 is what is not scored: the prompt and padding
-# Model types that take a 4-D attention mask as it is (transformers 4.43); `arms.scoring.agreement` tries it each time.
-FORKING = (
-    *("cohere", "gemma", "llama", "mistral", "mixtral", "olmo", "phi", "phi3"),
-    *("qwen2", "qwen2_moe", "stablelm", "starcoder2"),
-)
 LOGITS = 2**26  # tokens x vocabulary: 256 MiB as fp32
 
 Batch = dict  # input_ids, position_ids, source, target, segment: int64 (rows, length); attention_mask: see below
@@ -38,7 +35,7 @@ def causal_lm(model: torch.nn.Module) -> PreTrainedModel:
 
 def takes_forks(model: torch.nn.Module) -> bool:
     """Whether a pair can be one row for this model."""
-    return causal_lm(model).config.model_type in FORKING
+    return causal_lm(model).config.model_type in stack.FORKING
 
 
 def completion_batch(rows: list[tuple[list[int], list[int]]], pad_id: int) -> Batch:
@@ -111,7 +108,11 @@ def segment_logps(
 
     inner, segment, mask, given = causal_lm(model), batch["segment"], batch["attention_mask"], {}
     if mask.dtype == torch.bool:
-        mask = _additive(mask, batch["position_ids"], sliding_window(inner), dtype)
+        by_kind = {
+            kind: _additive(mask, batch["position_ids"], window, dtype)
+            for kind, window in stack.windows(inner.config).items()
+        }
+        mask = by_kind if len(by_kind) > 1 else next(iter(by_kind.values()))
     if "position_ids" in inspect.signature(inner.base_model.forward).parameters:
         given["position_ids"] = batch["position_ids"]  # OPT, Bloom and MPT count them from the mask: the same numbers
     scored = segment > 0
@@ -142,15 +143,6 @@ def token_logps(model: PreTrainedModel, hidden: torch.Tensor, target: torch.Tens
         return part(hidden, target)
     parts = zip(hidden.split(size), target.split(size), strict=True)
     return torch.cat([checkpoint(part, *of, use_reentrant=False) for of in parts])
-
-
-def sliding_window(model: torch.nn.Module) -> int | None:
-    """How many tokens, itself included, a token sees in a model of FORKING; None: all before it.
-
-    Only Mistral computes one in transformers 4.43; for others `arms.model.limits` keeps rows within it.
-    """
-    config = causal_lm(model).config
-    return config.sliding_window if config.model_type == "mistral" else None
 
 
 def _additive(visible: torch.Tensor, positions: torch.Tensor, window: int | None, dtype: torch.dtype) -> torch.Tensor:

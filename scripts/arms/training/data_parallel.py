@@ -37,9 +37,9 @@ class DataParallel(Host):
         # evaluation_mode: everything but the DistributedDataParallel wrapper
         self.accelerator.prepare_model = functools.partial(self.accelerator.prepare_model, evaluation_mode=True)
 
-    def training_step(self, model: torch.nn.Module, inputs: dict) -> torch.Tensor:
+    def training_step(self, model: torch.nn.Module, inputs: dict, *more) -> torch.Tensor:
         """One micro-batch, forward and backward; after the last one of a step the gradients are averaged."""
-        loss = super().training_step(model, inputs)
+        loss = super().training_step(model, inputs, *more)
         if self.accelerator.sync_gradients:  # next come clipping and the update
             average_gradients(model.parameters())
         return loss

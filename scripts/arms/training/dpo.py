@@ -8,9 +8,9 @@ rule `score_pairs` made, and nothing else can serve as a reference.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from trl import DPOTrainer
 
 from arms.job.files import UserError
 from arms.scoring.logps import pair_logps, takes_forks
@@ -19,6 +19,10 @@ from arms.training.data_parallel import DataParallel
 from arms.training.gates import reference_free_start, require_step0
 from arms.training.pairs import collate
 from arms.training.recipe import REFERENCE_FREE
+from arms.training.trainers import RENAMED, DPOTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
@@ -28,10 +32,11 @@ class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
     divided by the token count beforehand for IPO, whose loss in TRL is on means).
     """
 
-    def __init__(self, *args, dtype: torch.dtype, **kwargs) -> None:
+    def __init__(self, *, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, **kwargs) -> None:
         self.dtype, self.forking = dtype, takes_forks(kwargs["model"])
-        pad_id, forking = kwargs["tokenizer"].pad_token_id, self.forking
-        super().__init__(*args, data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
+        pad_id, forking = tokenizer.pad_token_id, self.forking
+        kwargs |= {RENAMED["tokenizer"]: tokenizer}
+        super().__init__(ref_model=None, data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
         self.use_dpo_data_collator = True  # ours makes what policy_logps reads; TRL would warn at each step
 
     def policy_logps(self, model, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:

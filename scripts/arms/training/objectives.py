@@ -23,6 +23,7 @@ from arms.training.data_parallel import DataParallel
 from arms.training.gates import REFERENCE_TOLERANCE, STEP0_TOLERANCE
 from arms.training.recipe import Recipe
 from arms.training.trainer import trainer_arguments
+from arms.training.trainers import RENAMED
 
 TABLES = ("reference", "mismatched_reference")  # columns: <table>_chosen_logps, <table>_rejected_logps
 
@@ -142,9 +143,10 @@ class ObjectiveTrainer(Resumable, DataParallel, Trainer):
     answers of another pair, and the columns of both TABLES.
     """
 
-    def __init__(self, objective: Orpo | Kto | Simpo, *, dtype: torch.dtype, **kwargs) -> None:
+    def __init__(self, objective: Orpo | Kto | Simpo, *, tokenizer, dtype: torch.dtype, **kwargs) -> None:
         self.objective, self.dtype, self.forking = objective, dtype, takes_forks(kwargs["model"])
-        pad_id, forking = kwargs["tokenizer"].pad_token_id, self.forking
+        pad_id, forking = tokenizer.pad_token_id, self.forking
+        kwargs |= {RENAMED["tokenizer"]: tokenizer}
         super().__init__(data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
 
     def logps(self, model, batch: dict) -> Logps:
@@ -169,7 +171,7 @@ class ObjectiveTrainer(Resumable, DataParallel, Trainer):
         loss, metrics = self.objective.loss(policy, given)
         return loss, metrics, policy
 
-    def compute_loss(self, model, inputs, return_outputs=False):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """The objective's loss of one micro-batch, its metrics kept in the curves."""
         loss, metrics, policy = self.objective_loss(model, inputs)
         metrics |= {"logp_chosen": policy.chosen.mean(), "logp_rejected": policy.rejected.mean()}

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from trl import SFTTrainer
 
 from arms.data.turns import CONTEXT
 from arms.scoring.logps import SHARED, completion_batch, segment_logps
 from arms.training.checkpoints import Resumable
 from arms.training.data_parallel import DataParallel
+from arms.training.trainers import RENAMED, SFTTrainer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class CompletionSFTTrainer(Resumable, DataParallel, SFTTrainer):
     """Trains the mean negative log-likelihood of completion tokens (EOS included) of rows that are already ids."""
 
-    def __init__(self, *args, dtype: torch.dtype, **kwargs) -> None:
+    def __init__(self, *, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, **kwargs) -> None:
         self.dtype = dtype
-        super().__init__(*args, **kwargs)
+        super().__init__(**{RENAMED["tokenizer"]: tokenizer}, **kwargs)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
         """Leave the rows alone: TRL would render, tokenise and truncate them in its own way."""
         return dataset
 
-    def compute_loss(self, model, inputs, return_outputs=False):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean over the batch's completion tokens of -log pi, in nats."""
         sums, counts = segment_logps(model, inputs["rows"], SHARED, self.dtype)
         loss = -sums.sum() / counts.sum()

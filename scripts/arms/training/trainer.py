@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from transformers import PrinterCallback
-from trl import DPOConfig, SFTConfig
 
 from arms.data.token_rows import TokenRows
 from arms.job import processes
-from arms.training import dpo, sft
+from arms.training import dpo, sft, trainers
 from arms.training.curves import Curves
 from arms.training.recipe import REFERENCE_FREE, Recipe
 
@@ -39,22 +38,18 @@ def build_trainer(
     shared = {"model": model, "tokenizer": tokenizer, "train_dataset": dataset, "dtype": dtype}
     if recipe.stage == "sft":
         trainer = sft.CompletionSFTTrainer(
-            args=SFTConfig(max_seq_length=recipe.max_length, **arguments),
+            args=trainers.sft_arguments(recipe, arguments),
             data_collator=sft.collate(tokenizer.pad_token_id),
             **shared,
         )
     else:
-        config = DPOConfig(
-            beta=recipe.beta,
-            loss_type="sigmoid" if recipe.loss_type == REFERENCE_FREE else recipe.loss_type,
-            reference_free=recipe.loss_type == REFERENCE_FREE,
-            label_smoothing=recipe.label_smoothing,
-            max_length=recipe.max_length,
-            max_prompt_length=recipe.max_length,
-            disable_dropout=False,  # models.prepare_training has set it, alike in all arms
-            **arguments,
-        )
-        trainer = dpo.TableDPOTrainer(ref_model=None, args=config, **shared)
+        loss = {
+            "beta": recipe.beta,
+            "loss_type": "sigmoid" if recipe.loss_type == REFERENCE_FREE else recipe.loss_type,
+            "reference_free": recipe.loss_type == REFERENCE_FREE,
+            "label_smoothing": recipe.label_smoothing,
+        }
+        trainer = dpo.TableDPOTrainer(args=trainers.dpo_arguments(recipe, loss, arguments), **shared)
     trainer.curves = Curves()
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -72,7 +67,7 @@ def trainer_arguments(recipe: Recipe, seed: int) -> dict:
         "gradient_accumulation_steps": recipe.batch_size // (recipe.micro_batch_size * processes.size()),
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.scheduler,
-        "warmup_ratio": recipe.warmup_ratio,
+        trainers.RENAMED["warmup_ratio"]: recipe.warmup_ratio,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
         "gradient_checkpointing": recipe.gradient_checkpointing,

@@ -1,0 +1,25 @@
+"""The stack that a program runs on: `pinned` (envs/train.yaml) or `current` (envs/train-current.yaml).
+
+An environment holds the packages of one. `stack` is the module with what is unlike on it: names of arguments, and what
+its transformers knows of each family of models. Classes that are unlike lie where they are used, in modules that end
+with the stack's name (arms.scoring.cache_*, arms.training.trainers_*). Nothing else asks which stack it is.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from arms.stacks import current, pinned
+
+
+def installed() -> str:
+    """The name of the stack that this environment has; where there is no transformers, "pinned"."""
+    try:
+        return "current" if int(version("transformers").partition(".")[0]) >= 5 else "pinned"
+    except PackageNotFoundError:
+        return "pinned"
+
+
+NAME = installed()
+stack: Any = {"pinned": pinned, "current": current}[NAME]

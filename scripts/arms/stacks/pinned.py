@@ -1,0 +1,124 @@
+"""The pinned stack: torch 2.3, transformers 4.43.4 (July 2024), TRL 0.9.6. The reference of every other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+KNOWN = "the pinned transformers {version} (July 2024)"
+DTYPE = "torch_dtype"  # what from_pretrained and from_config call the dtype of the weights
+CACHE = "past_key_values"  # what a forward pass calls its cache
+QUANTIZES_ON_CPU = False  # bitsandbytes 0.43.3 has kernels for CUDA alone
+
+# Model types that have been trained, scored and asked in a tiny study (docs/models.md).
+SUPPORTED = (
+    *("biogpt", "bloom", "codegen", "cohere", "dbrx", "falcon", "gemma", "gpt2", "gpt_bigcode", "gpt_neo", "gpt_neox"),
+    *("gptj", "llama", "mistral", "mixtral", "mpt", "olmo", "opt", "persimmon", "phi", "phi3", "qwen2", "qwen2_moe"),
+    *("stablelm", "starcoder2", "xglm"),
+)
+REFUSED = {
+    "gemma2": "its answers to a batch of prompts are not those to each prompt alone",
+    "jamba": "its state reads the padding before a prompt, so answers depend on the batch",
+    "jetmoe": "its output head cannot be told from its body",
+    "mamba": "it takes no mask, so answers depend on the batch",
+    "recurrent_gemma": "the pinned transformers cannot let it answer",
+    "rwkv": "its state reads the padding before a prompt, so answers depend on the batch",
+}
+# Those that take a 4-D attention mask as it is; `arms.scoring.agreement` tries it each time.
+FORKING = (
+    *("cohere", "gemma", "llama", "mistral", "mixtral", "olmo", "phi", "phi3"),
+    *("qwen2", "qwen2_moe", "stablelm", "starcoder2"),
+)
+SCALES_ROPE = ("falcon", "gpt_neox", "llama", "olmo", "persimmon", "phi", "phi3", "stablelm")  # others ignore the key
+COMPUTES_WINDOW = ("mistral",)  # others look at everything before a token, unless flash attention is installed
+# Names of what version 5 writes into `rope_parameters`: base, and share of a head that turns.
+ROPE_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
+
+
+def config_of(folder: Path, raw: dict) -> PretrainedConfig:
+    """The configuration in config.json, `raw`, which transformers 4 or 5 wrote. ValueError where 4.43 lacks a name."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if not isinstance(raw.get("rope_parameters"), dict):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return CONFIG_MAPPING[raw["model_type"]].from_dict(raw | in_old_names(raw))
+
+
+def in_old_names(raw: dict) -> dict:
+    """What transformers 4.43 calls the `rope_parameters` of a configuration of version 5.
+
+    4.43 would take no notice of them, and turn by its default base of 10000. Raises ValueError if it has no such names.
+    """
+    import inspect
+
+    from transformers import CONFIG_MAPPING
+
+    rope = dict(raw["rope_parameters"])
+    kind, share = rope.pop("rope_type", "default"), rope.pop("partial_rotary_factor", 1.0)
+    base_name, share_name = ROPE_NAMES.get(raw["model_type"], ("rope_theta", "partial_rotary_factor"))
+    names = {base_name: rope.pop("rope_theta", None), share_name: None if share == 1.0 else share}
+    names = {name: value for name, value in names.items() if value is not None}
+    names["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    known = inspect.signature(CONFIG_MAPPING[raw["model_type"]].__init__).parameters
+    absent = [name for name, value in names.items() if name not in known and value is not None]
+    absent += list(rope) if kind == "default" else []
+    if absent:
+        raise ValueError(
+            f"`rope_parameters` (transformers 5 wrote it) has {absent[0]}, which the pinned transformers does not know "
+            f"in a {raw['model_type']}: it would turn positions otherwise"
+        )
+    return names
+
+
+def rope_kind(config: PretrainedConfig) -> str | None:
+    """The type of `rope_scaling`: linear, dynamic, llama3, ...; None if positions are not scaled."""
+    scaling = getattr(config, "rope_scaling", None) or {}
+    kind = scaling.get("rope_type", scaling.get("type"))
+    return None if kind == "default" else kind
+
+
+def rope_factor(config: PretrainedConfig) -> float:
+    """By how much `rope_scaling` stretches the model's positions."""
+    return config.rope_scaling["factor"]
+
+
+def wrong_rope(config: PretrainedConfig) -> str:
+    """What this transformers does with `rope_scaling` that config.json does not mean; "" if nothing."""
+    kind = rope_kind(config)
+    if kind is None:
+        return ""
+    if config.model_type not in SCALES_ROPE:
+        return "ignores it"
+    if kind == "yarn" or (kind == "longrope" and config.model_type != "phi3"):
+        return "reads its lengths otherwise than later versions"
+    return ""
+
+
+def original_positions(config: PretrainedConfig) -> int:
+    """The positions that a model with longrope had before they were stretched."""
+    return config.original_max_position_embeddings
+
+
+def windows(config: PretrainedConfig) -> dict[str, int | None]:
+    """The sliding windows that a model of FORKING computes, by kind of layer: tokens, itself included; None: all."""
+    return {"full_attention": config.sliding_window if config.model_type == "mistral" else None}
+
+
+def uncomputed_window(config: PretrainedConfig) -> int | None:
+    """The model's sliding window, if this transformers has one in its configuration and does not compute it."""
+    window = getattr(config, "sliding_window", None)
+    computed = config.model_type in COMPUTES_WINDOW or not getattr(config, "use_sliding_window", True)
+    return None if computed else window
+
+
+def tied_tensors(model: PreTrainedModel) -> list[str]:
+    """Patterns of the tensors that share their weights with another, and may be missing from a file."""
+    return list(model._tied_weights_keys or [])
+
+
+def caches(model: PreTrainedModel) -> bool:
+    """Whether a model keeps its texts in a cache of transformers' class."""
+    return bool(model._supports_cache_class and model._supports_default_dynamic_cache())
