@@ -162,7 +162,7 @@ def run_study(folder: Path, kind: str, changes: dict) -> bool:
     run(folder, "score_pairs", {**TORCH, "batch_size": 4}, **start, **policy, table="scores.parquet")
     answers = {**TORCH, "generation": ANSWERS}
     run(folder, "generate", answers, **given, **policy, tokens="prompts.parquet", generations="answers.parquet")
-    from arms.scoring.logps import FORKING
+    from arms.stacks.pinned import FORKING
 
     return kind in FORKING
 

@@ -12,8 +12,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 
 import families
 
-from arms.model.architecture import COMPUTES_WINDOW, REFUSED, SCALES_ROPE, SUPPORTED
-from arms.scoring.logps import FORKING
+from arms.stacks.pinned import COMPUTES_WINDOW, FORKING, REFUSED, SCALES_ROPE, SUPPORTED
 
 ROWS = families.rows_of_page()
 IN_EVERY_RUN = ("Mistral, rows longer than its window", "OPT", "Gemma 2", "Qwen 3")
