@@ -75,6 +75,7 @@ class Engine:
             if given := workflow.config_settings.config:  # of the command line, over the files
                 where += f" with --config {' '.join(given)}"
             self.study = load(config, home / "config" / "schema.yaml", where=where, home=home)
+            environment.refuse_other_stack(self.study.results, self.study.config["stack"])
             self.require_version("snakemake", SNAKEMAKE)
             if workflow.is_main_process and not READ_ONLY.intersection(sys.argv):
                 self.refuse_bad_data(where)

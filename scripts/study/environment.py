@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import re
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -48,7 +49,23 @@ def of_study(config: dict, instructions: dict[str, dict[str, str]]) -> dict[str,
     }
     if not config["gpus"]:
         chosen["CUDA_VISIBLE_DEVICES"] = ""  # a study on CPUs uses no GPU, also where there is one
+    if config["stack"] == "current":
+        chosen["PYTHONWARNINGS"] = "ignore::FutureWarning"  # packages that call each other by old names
     return chosen
+
+
+def refuse_other_stack(results: str, stack: str) -> None:
+    """ConfigError if what lies in `results` was made on another stack."""
+    try:
+        manifest = json.loads(Path(results, "model", "model.manifest.json").read_text(encoding="utf-8"))
+        made_on = {f"{name}.yaml": stack for stack, name in STACKS.items()}.get(manifest["lock"]["file"], stack)
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if made_on != stack:
+        raise ConfigError(
+            f"{results} was made with stack: {made_on}, and the configuration says {stack}. A study never mixes "
+            f"stacks: change `study`, its name, or move {results} away"
+        )
 
 
 def require_installed(folder: Path, stack: str) -> None:

@@ -51,6 +51,7 @@ class RewardModel:
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        stack.quiet()
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         self.model, info = AutoModelForSequenceClassification.from_pretrained(
             folder,

@@ -13,6 +13,7 @@ from arms.job.files import UserError, canonical_json, sha256_bytes, sha256_file
 from arms.model.architecture import check_config, read_config
 from arms.model.fit import check_length, check_targets, check_tensors, check_tied, empty_model
 from arms.model.sources import first_line
+from arms.stacks import stack
 
 # Special tokens that other models pad with, best first; only one that is in the vocabulary already can be taken.
 PAD_CANDIDATES = [
@@ -318,6 +319,7 @@ def check_english(folder: Path) -> float:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    stack.quiet()
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     model = AutoModelForCausalLM.from_pretrained(folder, config=read_config(folder), use_safetensors=True)
     ids = torch.tensor([tokenizer.encode(ENGLISH, add_special_tokens=False)])

@@ -29,11 +29,18 @@ def merge_into(folder: Path, model: PeftModel, weights: Path) -> None:
     folder, whose tokenizer and configuration are taken along (with the torch_dtype of the merged weights).
     """
     import torch
+    from peft.tuners.tuners_utils import BaseTunerLayer
     from transformers import GenerationConfig
 
     require_space({folder: sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())})
     with torch.no_grad():
-        merged = model.merge_and_unload(safe_merge=True)  # fails if a weight is no longer finite
+        for layer in model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                weight = layer.get_base_layer().weight
+                weight.data = weight.data.float()  # newer versions of PEFT round the product before they add it
+                layer.merge(safe_merge=True)  # fails if a weight is no longer finite
+                weight.data = weight.data.to(model.dtype)
+        merged = model.unload()
     merged.generation_config = GenerationConfig()  # transformers refuses to save some that it loads
     merged.save_pretrained(folder, safe_serialization=True)
     (folder / GENERATION).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from arms.job.files import UserError, atomic_path, read_json, sha256_file, write
 from arms.model import quantization
 from arms.model.architecture import read_config
 from arms.model.loader import load_known
-from arms.stacks import stack
+from arms.stacks import NAME, stack
 
 if TYPE_CHECKING:
     import torch
@@ -47,6 +47,7 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
                 f"{weights / name}: missing or changed since the rule fetch_model checked it; "
                 f"delete {Path(model).parent} and run the same command again"
             )
+    stack.quiet()
     options: dict[str, object] = {stack.DTYPE: compute_dtype(precision)}
     if precision in quantization.QUANTIZED:
         options["quantization_config"] = quantization.settings(precision)
@@ -106,6 +107,11 @@ def read_arm(arm: str | Path, card: dict) -> dict:
         raise UserError(
             f"{arm}: this adapter was trained on the base model {identity['model_sha256'][:12]}, "
             f"not on {card['sha256'][:12]}; {cure}"
+        )
+    if (trained_on := identity.get("stack", "pinned")) != NAME:
+        raise UserError(
+            f"{arm}: this adapter was trained with `stack: {trained_on}`, and this job runs on {NAME}, whose PEFT may "
+            f"read it otherwise. A study has one stack: give this one a name of its own, or {cure}"
         )
     for path, key in ((weights, "adapter_sha256"), (weights.with_name(CONFIG), "config_sha256")):
         if not path.is_file() or sha256_file(path) != identity[key]:
@@ -197,6 +203,7 @@ def save_adapter(model: PeftModel, arm: str | Path, identity: dict) -> dict:
         save_file(tensors, temporary, metadata={"format": "pt"})
     identity = {
         **identity,
+        **stack.IDENTITY,
         "adapter_sha256": sha256_file(folder / ADAPTER),
         "config_sha256": sha256_file(folder / CONFIG),
     }

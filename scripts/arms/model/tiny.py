@@ -7,6 +7,7 @@ from pathlib import Path
 
 from arms.job.files import UserError, write_json
 from arms.job.formats import read_rows
+from arms.stacks import stack
 
 POSITIONS = 2048
 CHATML = (
@@ -140,5 +141,6 @@ def write_weights(settings: dict, vocabulary: dict[str, int], folder: Path) -> N
         **shape,
         **special,
     )
+    stack.quiet()
     torch.manual_seed(settings["seed"])
     AutoModelForCausalLM.from_config(config).save_pretrained(folder, safe_serialization=True)

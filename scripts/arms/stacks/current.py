@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 KNOWN = "transformers {version} of the current stack"
 DTYPE = "dtype"  # torch_dtype is deprecated
 CACHE = "cache"  # past_key_values is deprecated
+IDENTITY = {"stack": "current"}  # what an adapter says of the stack that it was trained on
+LOGGED_RATE = 0  # which learning rate the Trainer logs of a step: 0 that of the step, 1 the next
 QUANTIZES_ON_CPU = True  # bitsandbytes 0.50 has kernels for both
 
 # Model types that have been trained, scored and asked in a tiny study (docs/models.md).
@@ -25,6 +27,13 @@ FORKING = (
     *("cohere", "cohere2", "gemma", "gemma3_text", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "olmo3"),
     *("phi", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "stablelm", "starcoder2"),
 )
+
+
+def quiet() -> None:
+    """No bar while weights load or are written: a job's log has lines of its own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def config_of(folder: Path, raw: dict) -> PretrainedConfig:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 KNOWN = "the pinned transformers {version} (July 2024)"
 DTYPE = "torch_dtype"  # what from_pretrained and from_config call the dtype of the weights
 CACHE = "past_key_values"  # what a forward pass calls its cache
+IDENTITY: dict[str, str] = {}  # what an adapter says of the stack that it was trained on; nothing: of this one
+LOGGED_RATE = 1  # which learning rate the Trainer logs of a step: 0 that of the step, 1 the next
 QUANTIZES_ON_CPU = False  # bitsandbytes 0.43.3 has kernels for CUDA alone
 
 # Model types that have been trained, scored and asked in a tiny study (docs/models.md).
@@ -36,6 +38,10 @@ SCALES_ROPE = ("falcon", "gpt_neox", "llama", "olmo", "persimmon", "phi", "phi3"
 COMPUTES_WINDOW = ("mistral",)  # others look at everything before a token, unless flash attention is installed
 # Names of what version 5 writes into `rope_parameters`: base, and share of a head that turns.
 ROPE_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
+
+
+def quiet() -> None:
+    """Loading weights shows nothing here."""
 
 
 def config_of(folder: Path, raw: dict) -> PretrainedConfig:

@@ -19,7 +19,7 @@ from arms.training.data_parallel import DataParallel
 from arms.training.gates import reference_free_start, require_step0
 from arms.training.pairs import collate
 from arms.training.recipe import REFERENCE_FREE
-from arms.training.trainers import RENAMED, DPOTrainer
+from arms.training.trainers import DPOTrainer, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -35,7 +35,7 @@ class TableDPOTrainer(Resumable, DataParallel, DPOTrainer):
     def __init__(self, *, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, **kwargs) -> None:
         self.dtype, self.forking = dtype, takes_forks(kwargs["model"])
         pad_id, forking = tokenizer.pad_token_id, self.forking
-        kwargs |= {RENAMED["tokenizer"]: tokenizer}
+        kwargs |= named(tokenizer=tokenizer)
         super().__init__(ref_model=None, data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
         self.use_dpo_data_collator = True  # ours makes what policy_logps reads; TRL would warn at each step
 
@@ -109,6 +109,7 @@ def check_step0(trainer: TableDPOTrainer, pairs: int = 16) -> dict:
     Looks at the first `pairs` training pairs. Raises UserError, which stops the run before any training; returns the
     numbers for the manifest: loss, closed_form, loss_difference, reference_difference (largest, in nats).
     """
+    name, expected = trainer.loss_type, step0_loss(trainer.loss_type, trainer.beta, trainer.label_smoothing)
     size = trainer.args.per_device_train_batch_size
     rows = list(trainer.train_dataset[:pairs])
     losses, differences, start = [], [], list[tuple[float, float]]()
@@ -121,7 +122,6 @@ def check_step0(trainer: TableDPOTrainer, pairs: int = 16) -> dict:
         differences += [(mine - theirs).abs().max().item() for mine, theirs in zip(policy, reference, strict=True)]
         start += zip(*(side.tolist() for side in reference), strict=True)
     trainer.model.train()
-    name, expected = trainer.loss_type, step0_loss(trainer.loss_type, trainer.beta, trainer.label_smoothing)
     if trainer.reference_free:
         name, expected = REFERENCE_FREE, reference_free_start(start, trainer.beta, trainer.label_smoothing)
     return require_step0(name, torch.cat(losses), expected, differences, trainer.dtype)

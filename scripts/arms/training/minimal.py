@@ -31,6 +31,7 @@ from arms.job.files import UserError, canonical_json, read_json, sha256_bytes, w
 from arms.job.progress import SAY_SECONDS
 from arms.model import models
 from arms.scoring.logps import pair_logps, takes_forks
+from arms.stacks import stack
 from arms.training.checkpoints import TRAINER, Checkpoints, Resumable
 from arms.training.curves import Curves
 from arms.training.data_parallel import average_gradients
@@ -246,12 +247,13 @@ class Loop(Resumable):
             self.micro_step([self.rows[place] for place in places[start : start + size]], len(starts))
         average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.max_grad_norm)
+        rates = self.lr_scheduler.get_last_lr()
         self.optimizer.step()
         self.lr_scheduler.step()
+        rates += self.lr_scheduler.get_last_lr()
         self.optimizer.zero_grad()
         self.state.global_step += 1
-        rate = self.lr_scheduler.get_last_lr()[0]  # of the next step, as the Trainer logs it
-        self.state.log_history.append({"grad_norm": norm.item(), "learning_rate": rate})
+        self.state.log_history.append({"grad_norm": norm.item(), "learning_rate": rates[stack.LOGGED_RATE]})
 
 
 def build_trainer(

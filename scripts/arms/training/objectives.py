@@ -23,7 +23,7 @@ from arms.training.data_parallel import DataParallel
 from arms.training.gates import REFERENCE_TOLERANCE, STEP0_TOLERANCE
 from arms.training.recipe import Recipe
 from arms.training.trainer import trainer_arguments
-from arms.training.trainers import RENAMED
+from arms.training.trainers import named
 
 TABLES = ("reference", "mismatched_reference")  # columns: <table>_chosen_logps, <table>_rejected_logps
 
@@ -146,7 +146,7 @@ class ObjectiveTrainer(Resumable, DataParallel, Trainer):
     def __init__(self, objective: Orpo | Kto | Simpo, *, tokenizer, dtype: torch.dtype, **kwargs) -> None:
         self.objective, self.dtype, self.forking = objective, dtype, takes_forks(kwargs["model"])
         pad_id, forking = tokenizer.pad_token_id, self.forking
-        kwargs |= {RENAMED["tokenizer"]: tokenizer}
+        kwargs |= named(tokenizer=tokenizer)
         super().__init__(data_collator=lambda rows: collate(rows, pad_id, forking), **kwargs)
 
     def logps(self, model, batch: dict) -> Logps:

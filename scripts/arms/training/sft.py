@@ -10,7 +10,7 @@ from arms.data.turns import CONTEXT
 from arms.scoring.logps import SHARED, completion_batch, segment_logps
 from arms.training.checkpoints import Resumable
 from arms.training.data_parallel import DataParallel
-from arms.training.trainers import RENAMED, SFTTrainer
+from arms.training.trainers import SFTTrainer, named
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -21,7 +21,7 @@ class CompletionSFTTrainer(Resumable, DataParallel, SFTTrainer):
 
     def __init__(self, *, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype, **kwargs) -> None:
         self.dtype = dtype
-        super().__init__(**{RENAMED["tokenizer"]: tokenizer}, **kwargs)
+        super().__init__(**named(tokenizer=tokenizer), **kwargs)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
         """Leave the rows alone: TRL would render, tokenise and truncate them in its own way."""

@@ -60,14 +60,14 @@ def trainer_arguments(recipe: Recipe, seed: int) -> dict:
 
     Autocast is left to `arms.scoring.logps`, so bf16 stays off here.
     """
-    return {
+    arguments = {
         "output_dir": ".cache/trainer",  # nothing is written there: arms.training.checkpoints saves
         "num_train_epochs": recipe.epochs,
         "per_device_train_batch_size": recipe.micro_batch_size,
         "gradient_accumulation_steps": recipe.batch_size // (recipe.micro_batch_size * processes.size()),
         "learning_rate": recipe.learning_rate,
         "lr_scheduler_type": recipe.scheduler,
-        trainers.RENAMED["warmup_ratio"]: recipe.warmup_ratio,
+        "warmup_ratio": recipe.warmup_ratio,
         "weight_decay": recipe.weight_decay,
         "max_grad_norm": recipe.max_grad_norm,
         "gradient_checkpointing": recipe.gradient_checkpointing,
@@ -83,3 +83,4 @@ def trainer_arguments(recipe: Recipe, seed: int) -> dict:
         "dataloader_num_workers": 0,
         "dataloader_pin_memory": False,
     }
+    return trainers.named(**arguments)

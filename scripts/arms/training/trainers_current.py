@@ -20,8 +20,12 @@ from arms.training.minimal import LOSSES, ratios
 if TYPE_CHECKING:
     from arms.training.recipe import Recipe
 
-# warmup_steps: below 1 it is a share of all steps
-RENAMED = {"tokenizer": "processing_class", "warmup_ratio": "warmup_steps"}
+RENAMED = {  # arguments that have another name here than in transformers 4.43
+    "tokenizer": "processing_class",
+    "warmup_ratio": "warmup_steps",  # below 1 it is a share of all steps
+    "gradient_checkpointing": "activation_checkpointing",
+    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
+}
 SFTTrainer = Trainer
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from arms.training.recipe import Recipe
 
 __all__ = ["RENAMED", "DPOTrainer", "SFTTrainer", "dpo_arguments", "sft_arguments"]
-RENAMED = {"tokenizer": "tokenizer", "warmup_ratio": "warmup_ratio"}  # what these trainers call them
+RENAMED: dict[str, str] = {}  # arguments that have another name here than in transformers 4.43
 
 
 def sft_arguments(recipe: Recipe, arguments: dict[str, Any]) -> SFTConfig:

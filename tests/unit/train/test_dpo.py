@@ -9,7 +9,6 @@ import pytest
 import torch
 from conftest import DPO, SCORING
 from safetensors.torch import load_file
-from trl import DPOTrainer
 
 from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
@@ -18,6 +17,7 @@ from arms.model.models import load_adapter, load_base, new_adapter, save_adapter
 from arms.scoring.logps import pair_batch, pair_logps
 from arms.scoring.tables import KEY
 from arms.training.dpo import step0_loss
+from arms.training.trainers import DPOTrainer
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ pytest.importorskip("torch", reason="needs the train environment")
 import fetch_model
 import programs
 import torch
+from conftest import LOCK
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -47,7 +48,7 @@ def arguments(folder: Path, model: dict, text: Path | None = None, cache: Path |
 
 def command_line(folder: Path, model: dict, environment: dict | None = None, **options) -> subprocess.CompletedProcess:
     """The program as a rule runs it: its own process, versions checked against the lock."""
-    command = [str(ROOT / "scripts/fetch_model.py"), "--lock", str(ROOT / "envs/train.yaml")]
+    command = [str(ROOT / "scripts/fetch_model.py"), "--lock", str(LOCK)]
     command += arguments(folder, model, **options)
     if environment is None:
         return programs.run(command, ROOT)

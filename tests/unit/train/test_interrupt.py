@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SCORING, SFT, TOKENS, TORCH, training_flags
+from conftest import LOCK, ROOT, SCORING, SFT, TOKENS, TORCH, training_flags
 
 RESULTS = ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json")
 LONG = {**SFT, "sft": {**SFT["sft"], "epochs": 50, "scheduler": "cosine", "warmup_ratio": 0.1}}  # 300 steps
@@ -19,7 +19,7 @@ def start(study, rule: str, settings: dict, *flags: object, stdout=subprocess.PI
     """A program under way."""
     job = json.dumps({"rule": rule, "wildcards": {"seed": "1"}, "settings": settings, "code": ""})
     command = [sys.executable, str(ROOT / "scripts" / f"{rule}.py"), "--job", job, "--manifest", "m.json"]
-    command += ["--lock", str(ROOT / "envs" / "train.yaml"), *map(str, flags)]
+    command += ["--lock", str(LOCK), *map(str, flags)]
     return subprocess.Popen(command, cwd=study.folder, stdout=stdout, stderr=subprocess.STDOUT, text=True)
 
 

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import tokenize_data
+from conftest import LOCK
 from layouts import FORMATS, PAIRS, ROWS, SFT, is_flat
 
 from arms.model.tiny import TOKENIZERS, write_tokenizer
@@ -65,7 +66,7 @@ def test_every_format_and_layout_gives_the_same_token_file(tmp_path, monkeypatch
         monkeypatch.chdir(folder)
         job = json.dumps({"rule": "tokenize_data", "wildcards": {}, "settings": SETTINGS, "code": "0"})
         flags = ["--model", "../model.json", "--data", f"{kind}.parquet", "--kind", kind, "--tokens", "tokens.parquet"]
-        flags += ["--audit", "tokens.json", "--lock", str(ROOT / "envs/train.yaml"), "--manifest", "t.json"]
+        flags += ["--audit", "tokens.json", "--lock", str(LOCK), "--manifest", "t.json"]
         monkeypatch.setattr(sys, "argv", ["tokenize_data.py", "--job", job, *flags])
         tokenize_data.main()
         tokens[kind, layout, name] = Path("tokens.parquet").read_bytes()

@@ -10,7 +10,7 @@ import time
 
 import pytest
 import torch
-from conftest import DPO, LORA, ROOT, SFT, TORCH, make_study
+from conftest import DPO, LOCK, LORA, ROOT, SFT, TORCH, make_study
 from safetensors.torch import load_file, save_file
 
 from arms.job.files import sha256_file
@@ -163,7 +163,7 @@ def test_killed_it_starts_again_and_leaves_nothing_else(merged):
     job = {"rule": "merge_sft", "wildcards": {"seed": "1"}, "settings": {**TORCH, "precision": "fp32"}, "code": ""}
     command = [sys.executable, str(ROOT / "scripts" / "merge_sft.py"), "--job", json.dumps(job), "--manifest", "m.json"]
     command += ["--model", "model/model.json", "--adapter", "sft/arm.json", "--weights", "killed/weights"]
-    command += ["--card", "killed/model.json", "--lock", str(ROOT / "envs" / "train.yaml")]
+    command += ["--card", "killed/model.json", "--lock", str(LOCK)]
     running = subprocess.Popen(command, cwd=merged.folder, stdout=subprocess.DEVNULL)
     while not (merged.folder / "killed/.building/weights/model.safetensors").exists():
         assert running.poll() is None, "it was done before it could be killed"

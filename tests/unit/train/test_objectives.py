@@ -8,16 +8,17 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import RECIPE, SHARED, training_flags
+from fresh import SEED, fresh_adapter
 from peft import PeftModel
-from test_equivalence import SEED, TOLERANCE, fresh_adapter, learning_rate, uneven  # noqa: F401 (a fixture)
+from test_equivalence import TOLERANCE, learning_rate, uneven  # noqa: F401 (a fixture)
 from transformers import AutoModelForCausalLM
-from trl import CPOTrainer, KTOTrainer, ORPOTrainer
 
 from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
 from arms.job.files import UserError
 from arms.model.models import load_base, new_adapter, prepare_training
 from arms.scoring.tables import KEY
+from arms.stacks import NAME
 from arms.training.objectives import Kto, Logps, Orpo, Simpo, build_objective, check_start, read_recipe
 
 EPOCHS = 3  # 24 pairs in batches of 4 (micro-batches of 2): 18 optimiser steps
@@ -150,8 +151,11 @@ def test_every_step_equals_the_equation(uneven, arm, name, start):  # noqa: F811
     assert observed["step0"]["loss"] == pytest.approx(observed["step0"]["closed_form"], abs=1e-5)
 
 
+@pytest.mark.skipif(NAME == "current", reason="TRL 1.16 has no functions of log-probabilities to compare with")
 def test_losses_are_trls_own(study):
     """Its three functions, on the same tensors."""
+    from trl import CPOTrainer, KTOTrainer, ORPOTrainer
+
     draw = torch.Generator().manual_seed(0)
     tokens = [torch.tensor([3, 5, 9]), torch.tensor([4, 7, 2])]
     sums = [-2 * torch.rand(3, generator=draw) * count for count in tokens]

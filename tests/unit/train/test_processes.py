@@ -11,7 +11,7 @@ import numpy
 import pandas
 import pytest
 import safetensors.numpy
-from conftest import DPO, LORA, ROOT, SFT, training_flags
+from conftest import DPO, LOCK, LORA, ROOT, SFT, training_flags
 
 RESULTS = ("adapter_model.safetensors", "adapter_config.json", "arm.json", "curves.parquet", "observed.json")
 RECIPE = {"epochs": 2, "batch_size": 8, "scheduler": "cosine", "warmup_ratio": 0.2}  # 6 steps of 4 micro-batches
@@ -60,7 +60,7 @@ def under_way(study, output: str, settings: dict, *flags: object) -> subprocess.
     """SFT in two processes, in a process group of its own."""
     job = json.dumps({"rule": "train_sft", "wildcards": {"seed": "1"}, "settings": settings, "code": ""})
     command = [sys.executable, str(ROOT / "scripts" / "train_sft.py"), "--job", job, "--manifest", "m.json"]
-    command += ["--lock", str(ROOT / "envs" / "train.yaml"), *training_flags(output), "--tokens", "sft.parquet"]
+    command += ["--lock", str(LOCK), *training_flags(output), "--tokens", "sft.parquet"]
     return subprocess.Popen(
         [*command, *map(str, [*TWO, *flags])],
         cwd=study.folder,

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import DPO, LORA, RECIPE, ROOT, SFT, training_flags
+from conftest import DPO, LOCK, LORA, RECIPE, ROOT, SFT, training_flags
 
 from arms.job import progress
 
@@ -60,7 +60,7 @@ def kill_after(study, step: int, rule: str, settings: dict, flags: list) -> None
     """Start a training program and SIGKILL it as soon as the checkpoint of `step` is there."""
     job = json.dumps({"rule": rule, "wildcards": {"arm": "sft_dpo", "seed": "1"}, "settings": settings, "code": ""})
     command = [sys.executable, str(ROOT / "scripts" / f"{rule}.py"), "--job", job, "--manifest", "killed.json"]
-    command += ["--lock", str(ROOT / "envs" / "train.yaml"), *map(str, flags)]
+    command += ["--lock", str(LOCK), *map(str, flags)]
     folder = Path(flags[flags.index("--checkpoints") + 1])
     running = subprocess.Popen(command, cwd=study.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while not list((study.folder / folder).glob(f"step-{step:08d}")):

@@ -22,18 +22,10 @@ import pytest
 import torch
 from conftest import DPO, ROOT, SFT, TOKENS, make_study, training_flags
 from datasets import Dataset
+from fresh import fresh_adapter, lora_config, per_step
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file
-from test_equivalence import (
-    PreTokenised,
-    dpo_config,
-    fresh_adapter,
-    live_reference,
-    lora_config,
-    per_step,
-    stock_rows,
-    watch,
-)
+from stock_pinned import PreTokenised, dpo_config, live_reference, stock_rows, watch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, TrainingArguments
 from trl import DataCollatorForCompletionOnlyLM, DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
