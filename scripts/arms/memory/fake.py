@@ -203,6 +203,20 @@ def quantised(base: PreTrainedModel, precision: str, device: str) -> None:
     setattr(base, "is_loaded_in_8bit" if precision == "int8" else "is_loaded_in_4bit", True)
 
 
+@contextlib.contextmanager
+def converted_in_place() -> Iterator[None]:
+    """Let modules of fake tensors change their dtype: torch 2.15 would swap them, and may not swap what it has cast."""
+
+    def become(old: torch.Tensor, new: torch.Tensor) -> None:
+        old.data = new.data
+
+    swap, torch.utils.swap_tensors = torch.utils.swap_tensors, become
+    try:
+        yield
+    finally:
+        torch.utils.swap_tensors = swap
+
+
 class _TorchUnderAutocast:
     """torch, for one module that asks whether CUDA's autocast is on."""
 

@@ -31,7 +31,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from arms.memory.fake import Tracker, autocast_seen, quantised, storages
+from arms.memory.fake import Tracker, autocast_seen, converted_in_place, quantised, storages
 from arms.model import models, quantization
 from arms.scoring.decoding import Running, runs
 from arms.scoring.logps import causal_lm, pair_batch, pair_logps, takes_forks
@@ -145,6 +145,7 @@ def fixed_bytes(device: str) -> int:
     return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
 
+@converted_in_place()
 def predict(config: PretrainedConfig, ask: Ask, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Bytes by part (PARTS but "fixed") at the worst moment of a stage.
 
@@ -230,8 +231,9 @@ def answer(policy: PeftModel, rows: int, length: int, dtype: torch.dtype) -> int
             given = {"attention_mask": mask, "position_ids": positions}
             found = policy(input_ids=ids, **given, use_cache=True).past_key_values
         else:
-            causal_lm(policy).base_model(input_ids=ids[:, :-1], **read, past_key_values=cache, use_cache=True)
-            policy(input_ids=ids[:, -1:], **last, past_key_values=cache, use_cache=True)
+            kept = {stack.CACHE: cache, "use_cache": True}
+            causal_lm(policy).base_model(input_ids=ids[:, :-1], **read, **kept)
+            policy(input_ids=ids[:, -1:], **last, **kept)
             found = cache.held
     return storages(tensor for layer in found for tensor in layer)
 

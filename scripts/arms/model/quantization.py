@@ -59,10 +59,18 @@ def hold(base: PreTrainedModel) -> None:
     its inputs as well, but only in evaluation. nf4, on processors with AVX-512 BF16, packs its weights at the first
     pass in evaluation and from then on multiplies by a kernel without a gradient: all training afterwards would get
     wrong gradients, with no more than a warning. On a GPU both modes compute the same.
+
+    UserError for nf4 layers whose rows end within a block: 0.50.2 takes such weights apart wrongly on a CPU.
     """
     from bitsandbytes.nn import Linear4bit, Linear8bitLt
 
-    for layer in base.modules():
+    for name, layer in base.named_modules():
+        if isinstance(layer, Linear4bit) and layer.in_features % layer.weight.blocksize:
+            raise UserError(
+                f"model.precision 'nf4' is not for this model on a CPU: {name} has {layer.in_features} inputs, no "
+                f"multiple of {layer.weight.blocksize}, and bitsandbytes would compute with other weights than it "
+                "stored; set model.precision to 'int8' or 'bf16'"
+            )
         if isinstance(layer, Linear4bit | Linear8bitLt):
             layer.train()
             setattr(layer, "train", lambda mode=True: None)  # noqa: B010 (a method, which mypy would not let be set)
