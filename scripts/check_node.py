@@ -18,6 +18,7 @@ from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, read_json
 from arms.job.manifest import check_versions, cpu_class
+from arms.model.cards import unsupported
 from arms.model.findings import Findings, model_findings
 from arms.model.quantization import QUANTIZED
 from arms.stacks import stack
@@ -122,6 +123,8 @@ def gpu_findings(gpus: int, precision: str, found: Findings) -> None:
     cards = [torch.cuda.get_device_properties(number) for number in range(count)]
     names = ", ".join(f"{card.name} {card.total_memory / 1e9:.0f} GB" for card in cards)
     found.add(count >= gpus, "GPU", names, f"{names}; the study asks for {gpus}")
+    refused = [unsupported(card.name, (card.major, card.minor), torch.cuda.get_arch_list()) for card in cards]
+    found.add(not any(refused), "kernels", "this torch has some for them", "; ".join(filter(None, refused)))
     if precision != "fp32":
         cure = f"{names} cannot; set model.precision to fp32"
         found.add(torch.cuda.is_bf16_supported(), "bfloat16", "supported", cure)
