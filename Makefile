@@ -40,17 +40,21 @@ TRAIN_pinned := train
 TRAIN_current := train-current
 setup: $(addprefix .envs/,$(addsuffix /.ready,driver $(TRAIN_$(STACK)) grade stats provenance))  ## install the locked environments into .envs/ (STACK=current: those of that stack)
 
-test: setup .envs/pytest/.ready lint  ## run all tests
+test: setup .envs/train-current/.ready .envs/pytest/.ready lint  ## run all tests
 	@$(MAKE) --no-print-directory --jobs 2 --output-sync=line workflow unit slurm conda
 
 test-all: export SFT_VS_DPO_ALL_TESTS = 1
 test-all: .envs/serve/.ready test  ## the same with what takes hours: exhaustive kills, fuzzing, all model families
 
-unit: house unit-driver unit-stats unit-grade unit-train  ## unit tests, each in the environment of what it tests
+unit: house unit-driver unit-stats unit-grade unit-train unit-train-current  ## unit tests, each in the environment of what it tests
 
 unit-%:
 	@echo "==> unit tests in the environment '$*'"
 	.envs/$*/bin/python tests/run.py tests/unit/$*
+
+unit-train-current:
+	@echo "==> the unit tests of training in the environment of stack: current"
+	.envs/train-current/bin/python tests/run.py tests/unit/train
 
 house:  ## lengths, directions of imports, what rules hold, and that what the documents name exists
 	@echo "==> the measures of the house"

@@ -13,6 +13,7 @@ from study.instructions import INSTRUCTIONS
 ROOT = Path(__file__).parents[1]
 LIBRARIES = {
     "train": ["datasets", "pandas", "peft", "trl.trainer.dpo_trainer", "trl.trainer.sft_trainer"],
+    "train-current": ["datasets", "pandas", "peft", "transformers.trainer"],
     "stats": ["pandas", "scipy.stats", "matplotlib.pyplot", "jinja2", "pyarrow.parquet"],
     "grade": ["pandas", "pyarrow.parquet"],
 }

@@ -49,8 +49,6 @@ def of_study(config: dict, instructions: dict[str, dict[str, str]]) -> dict[str,
     }
     if not config["gpus"]:
         chosen["CUDA_VISIBLE_DEVICES"] = ""  # a study on CPUs uses no GPU, also where there is one
-    if config["stack"] == "current":
-        chosen["PYTHONWARNINGS"] = "ignore::FutureWarning"  # packages that call each other by old names
     return chosen
 
 

@@ -21,6 +21,7 @@ def empty_model(config: PretrainedConfig) -> PreTrainedModel:
     from accelerate import init_empty_weights
     from transformers import AutoModelForCausalLM
 
+    stack.quiet()
     with init_empty_weights():  # but with buffers: Llama 3 computes with them when it is made
         return AutoModelForCausalLM.from_config(config)
 

@@ -30,10 +30,13 @@ FORKING = (
 
 
 def quiet() -> None:
-    """No bar while weights load or are written: a job's log has lines of its own."""
+    """No bar while weights load or are written, nor what packages tell each other: a log has lines of its own."""
+    import warnings
+
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", ".*is deprecated", FutureWarning, "transformers")  # PEFT calls it by old names
 
 
 def config_of(folder: Path, raw: dict) -> PretrainedConfig:

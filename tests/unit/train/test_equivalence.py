@@ -17,7 +17,7 @@ import shutil
 import pandas
 import pytest
 import torch
-from conftest import DPO, TOKENS, WORDS, Study
+from conftest import DPO, SFT, TOKENS, WORDS, Study
 from fresh import SEED, fresh_adapter
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
@@ -168,3 +168,13 @@ def test_every_step_equals_trl_and_the_equation(uneven, request, arm, changes):
     assert ours["margin"].abs().max() > 0.05  # the policy really moved
     if recipe["loss_type"] == "hinge":
         assert paper["flat"].sum() > 0  # some pairs were beyond the hinge, where the loss has no gradient
+
+
+def test_sft_equals_trl_at_every_step(study):
+    recipe = {**SFT["sft"], "epochs": 4, "micro_batch_size": 4, "learning_rate": LEARNING_RATE}
+    study.train_sft("equivalence sft", settings={**SFT, "sft": recipe})
+    ours = pandas.read_parquet(study.folder / "equivalence sft" / "curves.parquet")["loss"]
+    theirs = stock.sft_curves(study, recipe)
+    assert len(ours) == len(theirs) == 24
+    assert ours.to_numpy() == pytest.approx(theirs, abs=TOLERANCE, rel=0)
+    assert theirs[-1] < theirs[0] - 0.1  # it really learns
