@@ -56,8 +56,8 @@ def main() -> None:
     parser.add_argument("--part", help=argparse.SUPPRESS)  # a process of this program's own
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.device == "cpu" or args.part == "plan":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    cards = "" if args.device == "cpu" or args.part == "plan" else os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+    os.environ["CUDA_VISIBLE_DEVICES"] = cards.partition(",")[0]  # with several, the Trainer would spread over them
     if args.part:
         from arms.job.files import exit_with_message
 
