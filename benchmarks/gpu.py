@@ -144,9 +144,12 @@ def make_model(args: argparse.Namespace) -> dict[str, object]:
 
 def plan(args: argparse.Namespace) -> dict[str, dict[str, int]]:
     """Bytes that the plan predicts, precision -> stage, without what a process holds before any model."""
+    from importlib.util import find_spec
+
     from arms.data.tokens import load_tokenizer
     from arms.memory.predict import Ask, predict
     from arms.model.architecture import read_config
+    from arms.model.quantization import QUANTIZED
 
     rows, length, new = WORK[args.size]
     config, tokenizer = read_config(args.folder / "weights"), load_tokenizer(args.folder / "model.json")
@@ -155,6 +158,8 @@ def plan(args: argparse.Namespace) -> dict[str, dict[str, int]]:
         shared = {"precision": precision, "lora": LORA, "start": "adapter", "device": args.device}
         shared |= {"max_length": length, "rows": rows, "new_tokens": new}
         found[precision] = {}
+        if precision in QUANTIZED and find_spec("bitsandbytes") is None:
+            continue
         for stage, name in (("score_pairs", "score"), ("generate", "generate"), ("dpo", "train")):
             parts = predict(config, Ask(stage=stage, gradient_checkpointing=stage == "dpo", **shared), tokenizer)
             found[precision][name] = sum(parts.values()) - (0 if stage == "dpo" else parts["adapter"])  # of the base
