@@ -77,7 +77,7 @@ class RewardModel:
         if self.tokenizer.chat_template is None:
             return dict(self.tokenizer(question, answer, return_tensors="pt"))
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        ids = torch.tensor([self.tokenizer.apply_chat_template(turns, tokenize=True)])
+        ids = torch.tensor([self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=False)])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def score(self, question: str, answer: str) -> float:
