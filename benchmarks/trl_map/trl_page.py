@@ -42,7 +42,8 @@ Loss and rewards of the first step say which: they are compared with those that 
 the bare base and of base and SFT adapter, over the very ids that the trainer fed (within 1e-4). *SFT* is the policy
 before its first step, where the loss is ln 2. *Passes* of the model in a step are two if the reference runs, one if
 its log-probabilities were there before. *Given* are false log-probabilities (0 and -50) in columns of the data:
-where the loss follows them, such columns are used.
+where the loss follows them, such columns are used. Where SFT merged in memory has the *base* as its reference, TRL
+has loaded that anew from the folder that the model's configuration names: save merged weights first, and load them.
 
 """
 LOSSES = """## Losses

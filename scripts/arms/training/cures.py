@@ -61,7 +61,7 @@ WHOLE: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "from trl import ORPOTrainer": ("it has moved", ("from trl.experimental.orpo import ORPOTrainer",)),
     "from trl.experimental.orpo import ORPOTrainer": ("it is not there yet", ("from trl import ORPOTrainer",)),
-    "DPOTrainer(args=TrainingArguments())": ("pass a trl.DPOConfig as args", ("DPOConfig(beta=)",)),
+    "DPOTrainer(args=TrainingArguments())": ("pass a trl.DPOConfig as args", ("from trl import DPOConfig",)),
     "DPOTrainer(args=TrainingArguments(), beta=)": (
         "pass a trl.DPOConfig as args, with beta in it",
         ("DPOConfig(beta=)",),

@@ -43,7 +43,7 @@ def explain(path: str | Path, record: str | Path, version: str = "") -> str:
 
 def read_text(path: str | Path) -> str:
     """The text of a file, or of the standard input for "-"; UserError if it is missing, empty, too long, or no text."""
-    if str(path) != "-" and not Path(path).is_file():
+    if str(path) != "-" and (not Path(path).exists() or Path(path).is_dir()):
         raise UserError(f"{path}: no such file; save the traceback in one")
     with sys.stdin.buffer if str(path) == "-" else Path(path).open("rb") as file:
         data = file.read(LARGEST + 1)
@@ -87,14 +87,14 @@ def answers(calls: dict[str, list[str]], versions: dict[str, dict], asked: str) 
     if asked and asked not in versions:
         lines.append(f"TRL {asked} was not tried; tried were {', '.join(versions)}.")
     elif asked and asked not in told:
-        lines.append(f"TRL {asked} did not answer so when it was tried.")
+        lines.append(f"TRL {asked} did not end so when it was tried.")
     for call, found in calls.items():
         cures: dict[str, list[str]] = defaultdict(list)
         for version in found:
             if version == asked or asked not in told:
                 cures[cure(call, taken(versions[version]))].append(version)
         for text, those in cures.items():
-            lines.append(f"TRL {', '.join(those)} answers so to {call}. Cure: {text}.")
+            lines.append(f"{call} ends so on TRL {', '.join(those)}. Cure: {text}.")
     return lines
 
 

@@ -90,7 +90,7 @@ def test_the_doctor_knows_every_error_on_record(tmp_path):
     path = tmp_path / "error.txt"
     for call, error in REFUSALS:
         path.write_text(traceback(error), encoding="utf-8")
-        assert f"answers so to {call}. Cure: " in explain(path, MAP / "results.json"), error
+        assert f"\n{call} ends so on TRL " in explain(path, MAP / "results.json"), error
 
 
 def test_the_doctor_answers_for_the_version_that_the_text_names(tmp_path):
@@ -102,10 +102,9 @@ def test_the_doctor_answers_for_the_version_that_the_text_names(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0] == error
     assert len(lines) == 3
-    assert lines[1].endswith(
-        "0.23.1 answers so to DPOTrainer(max_prompt_length=). Cure: write DPOConfig(max_prompt_length=)."
-    )
-    assert lines[2].startswith("TRL 1.16.0 answers so to DPOTrainer(max_prompt_length=). Cure: leave it out")
+    call = "DPOTrainer(max_prompt_length=)"
+    assert lines[1] == f"{call} ends so on TRL 0.19.1, 0.23.1. Cure: write DPOConfig(max_prompt_length=)."
+    assert lines[2].startswith(f"{call} ends so on TRL 1.16.0. Cure: leave it out; ")
     path.write_text(f"trl==1.16.0\ntorch==2.15.0\n{traceback(error)}")
     assert doctor("--traceback", str(path)).stdout.splitlines() == [error, lines[2]]
     of_option = doctor("--traceback", "-", "--trl", "1.16.0", stdin=traceback(error))
@@ -113,7 +112,7 @@ def test_the_doctor_answers_for_the_version_that_the_text_names(tmp_path):
     untried = doctor("--traceback", "-", "--trl", "0.15.0", stdin=traceback(error)).stdout
     assert "TRL 0.15.0 was not tried; tried were 0.8.6, " in untried
     other = doctor("--traceback", "-", "--trl", "0.9.6", stdin=traceback(error)).stdout
-    assert "TRL 0.9.6 did not answer so when it was tried." in other
+    assert "TRL 0.9.6 did not end so when it was tried." in other
 
 
 def test_the_doctor_takes_tracebacks_as_people_have_them():
@@ -121,9 +120,7 @@ def test_the_doctor_takes_tracebacks_as_people_have_them():
     found = doctor(
         "--traceback", "-", stdin="ImportError: cannot import name 'DPOConfig' from 'trl' (/x y/trl/__init__.py)"
     )
-    assert (
-        "TRL 0.8.6 answers so to from trl import DPOConfig. Cure: pass transformers' TrainingArguments" in found.stdout
-    )
+    assert "from trl import DPOConfig ends so on TRL 0.8.6. Cure: pass transformers' TrainingArguments" in found.stdout
     error = "[rank0]: TypeError: Qwen2ForCausalLM.__init__() got an unexpected keyword argument 'dtype'"
     found = doctor("--traceback", "-", stdin=error)
     assert "Cure: it has another name; write from_pretrained(torch_dtype=)." in found.stdout
@@ -132,7 +129,7 @@ def test_the_doctor_takes_tracebacks_as_people_have_them():
         "--traceback", "-", stdin=traceback(first) + "\nDuring handling ...\n\n" + traceback("ValueError: 7")
     )
     assert found.stdout.startswith(first)
-    assert "Cure: pass a trl.DPOConfig as args; write DPOConfig(beta=)." in found.stdout
+    assert "on TRL 0.19.1, 0.23.1. Cure: pass a trl.DPOConfig as args; write from trl import DPOConfig." in found.stdout
 
 
 def test_the_doctor_says_what_it_does_not_know():
