@@ -91,7 +91,7 @@ docs:  ## write config/README.md's table of keys from config/schema.yaml, and do
 	.envs/driver/bin/python tools/describe.py
 	.envs/driver/bin/python tools/checklist.py
 
-map: .envs/train/.ready  ## try all versions of TRL (six more environments, 7 minutes): writes docs/trl-versions.md
+map: .envs/train/.ready .envs/train-current/.ready  ## try all versions of TRL (five more environments, 7 minutes): writes docs/trl-versions.md
 	$(PYTHON) benchmarks/trl_map/trl_map.py run
 
 map-check: .envs/train/.ready  ## try two versions of TRL again: are they as docs/trl-versions.md says?

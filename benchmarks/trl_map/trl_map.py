@@ -5,8 +5,8 @@
     python3.11 benchmarks/trl_map/trl_map.py check 0.8.6    # run it again: is it as results.json says?
     python3.11 benchmarks/trl_map/trl_map.py lock           # make locks/*.txt anew from locks/*.in
 
-Each version has a locked environment of its own, .envs/map-VERSION, which is installed where it is missing; the version
-that the workflow pins is .envs/train (`make setup`). Needs the network only to install.
+Each version has a locked environment of its own, .envs/map-VERSION, which is installed where it is missing; those
+of the workflow's stacks are .envs/train and .envs/train-current (`make setup`, also with STACK=current). Needs the network only to install.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from trl_page import PAGE, PINNED, page
+from trl_page import OF_STACKS, PAGE, PINNED, page
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -60,13 +60,13 @@ def main() -> None:
 
 def versions() -> list[str]:
     """Every version that is tried, the oldest first."""
-    found = [PINNED, *(path.stem for path in LOCKS.glob("*.in"))]
+    found = [*OF_STACKS, *(path.stem for path in LOCKS.glob("*.in"))]
     return sorted(found, key=lambda version: [int(part) for part in version.split(".")])
 
 
 def lock(version: str) -> None:
     """Resolve locks/VERSION.in into hashed wheels for Linux on x86-64."""
-    if version == PINNED:
+    if version in OF_STACKS:
         return
     command = [str(UV), "pip", "compile", "--quiet", "--upgrade", "--generate-hashes", "--no-annotate", *RESOLUTION]
     command += [
@@ -81,8 +81,8 @@ def lock(version: str) -> None:
 
 def environment(version: str) -> Path:
     """The python of a version's environment, which is installed now if it is missing or its lock has changed."""
-    if version == PINNED:
-        return ENVIRONMENTS / "train" / "bin" / "python"
+    if version in OF_STACKS:
+        return ENVIRONMENTS / OF_STACKS[version] / "bin" / "python"
     folder, pins = ENVIRONMENTS / f"map-{version}", LOCKS / f"{version}.txt"
     python, mark = folder / "bin" / "python", folder / ".lock-sha256"
     digest = hashlib.sha256(pins.read_bytes()).hexdigest()

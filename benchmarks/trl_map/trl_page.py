@@ -15,13 +15,15 @@ from arms.training.cures import cure
 from arms.training.tracebacks import refused, taken
 
 PAGE = ROOT / "docs" / "trl-versions.md"
-PINNED = "0.9.6"  # that of uv.lock's group train, which tests/unit/driver/test_trl_map.py checks
+OF_STACKS = {"0.9.6": "train", "1.16.0": "train-current"}  # which groups of uv.lock have them, as a test checks
+PINNED, CURRENT = OF_STACKS
 CLOSE = 1e-4
 ARGUMENT = re.compile(r"(\w+)\((\w+=[\w.]*)\)")  # a call that tries one argument
 HEAD = """# Versions of TRL
 
 Which version does what, found by doing it: `make map` runs the same calls and the same tiny DPO on each version, in
-a locked environment of its own, and writes this page. This workflow pins {pinned}. A traceback of yours:
+a locked environment of its own, and writes this page. This workflow pins {pinned}, and
+{current} for `stack: current`. A traceback of yours:
 `python3.11 scripts/doctor.py --traceback error.txt` knows the errors below and says the cure.
 
 """
@@ -63,7 +65,7 @@ END = """
 ## What was run
 
 `benchmarks/trl_map/probe.py`, in Python 3.11 on one CPU thread, without a GPU, on a random Llama of two layers; the
-environments are `benchmarks/trl_map/locks/` and, for {pinned}, `uv.lock`. Other packages' versions matter, too
+environments are `benchmarks/trl_map/locks/` and, for {pinned} and {current}, `uv.lock`. Other packages' versions matter, too
 (`evaluation_strategy` is transformers' matter). Not tried: GPUs, several processes, quantized models, vision
 models, other versions than these. `make map-check` runs {pinned} and 0.8.6 again and compares; the tests do the
 same. Machine: {machine}.
@@ -74,13 +76,13 @@ def page(results: dict) -> str:
     """The text of the page."""
     versions = results["versions"]
     machine = "; ".join(dict.fromkeys(one["machine"] for one in versions.values()))
-    parts = [HEAD.format(pinned=PINNED), GLANCE, table("statement", versions, glance(versions))]
+    parts = [HEAD.format(pinned=PINNED, current=CURRENT), GLANCE, table("statement", versions, glance(versions))]
     parts += ["\n## Environments\n\n", table("", versions, packages(versions))]
     parts += ["\n", NAMES, table("call", versions, names(versions))]
     parts += ["\n", REFERENCES, table("policy and arguments", versions, references(versions))]
     parts += ["\n", LOSSES, table("loss of step", versions, losses(versions)), same_losses(versions)]
     parts += ["\n", ERRORS, KEYWORDS, keyword_errors(versions), "\nOther errors:\n\n", other_errors(versions)]
-    return "".join([*parts, END.format(pinned=PINNED, machine=machine)])
+    return "".join([*parts, END.format(pinned=PINNED, current=CURRENT, machine=machine)])
 
 
 def table(corner: str, versions: dict, rows: dict[str, list[str]]) -> str:
