@@ -6,7 +6,8 @@
     python3.11 benchmarks/trl_map/trl_map.py lock           # make locks/*.txt anew from locks/*.in
 
 Each version has a locked environment of its own, .envs/map-VERSION, which is installed where it is missing; those
-of the workflow's stacks are .envs/train and .envs/train-current (`make setup`, also with STACK=current). Needs the network only to install.
+of the workflow's stacks are .envs/train and .envs/train-current (`make setup`, also with STACK=current). Needs the
+network only to install.
 """
 
 from __future__ import annotations

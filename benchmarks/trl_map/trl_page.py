@@ -65,7 +65,8 @@ END = """
 ## What was run
 
 `benchmarks/trl_map/probe.py`, in Python 3.11 on one CPU thread, without a GPU, on a random Llama of two layers; the
-environments are `benchmarks/trl_map/locks/` and, for {pinned} and {current}, `uv.lock`. Other packages' versions matter, too
+environments are `benchmarks/trl_map/locks/` and, for {pinned} and {current},
+`uv.lock`. Other packages' versions matter, too
 (`evaluation_strategy` is transformers' matter). Not tried: GPUs, several processes, quantized models, vision
 models, other versions than these. `make map-check` runs {pinned} and 0.8.6 again and compares; the tests do the
 same. Machine: {machine}.
