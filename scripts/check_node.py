@@ -18,7 +18,10 @@ from pathlib import Path
 
 from arms.job.files import UserError, exit_with_message, read_json
 from arms.job.manifest import check_versions, cpu_class
+from arms.model.cards import unsupported
 from arms.model.findings import Findings, model_findings
+from arms.model.quantization import QUANTIZED
+from arms.stacks import stack
 
 
 def main() -> None:
@@ -49,8 +52,11 @@ def main() -> None:
     cpu = cpu_class()
     enough = args.cpu_instructions == "native" or cpu.endswith(("avx2", "avx512f"))
     found.add(enough, "processor", cpu, f"{cpu}; cpu_instructions {args.cpu_instructions!r} needs AVX2")
+    precision = args.model.get("precision", "fp32")
     if args.gpus:
-        gpu_findings(args.gpus, args.model.get("precision", "fp32"), found)
+        gpu_findings(args.gpus, precision, found)
+    elif precision in QUANTIZED and stack.QUANTIZES_ON_CPU:
+        bitsandbytes_findings(precision, "cpu", found)
     files = list(args.weights.glob("*"))
     if files:
         gone = [path.name for path in files if not path.is_file()]
@@ -117,15 +123,17 @@ def gpu_findings(gpus: int, precision: str, found: Findings) -> None:
     cards = [torch.cuda.get_device_properties(number) for number in range(count)]
     names = ", ".join(f"{card.name} {card.total_memory / 1e9:.0f} GB" for card in cards)
     found.add(count >= gpus, "GPU", names, f"{names}; the study asks for {gpus}")
+    refused = [unsupported(card.name, (card.major, card.minor), torch.cuda.get_arch_list()) for card in cards]
+    found.add(not any(refused), "kernels", "this torch has some for them", "; ".join(filter(None, refused)))
     if precision != "fp32":
         cure = f"{names} cannot; set model.precision to fp32"
         found.add(torch.cuda.is_bf16_supported(), "bfloat16", "supported", cure)
-    if precision in ("int8", "nf4"):
-        bitsandbytes_findings(precision, found)
+    if precision in QUANTIZED:
+        bitsandbytes_findings(precision, "cuda", found)
 
 
-def bitsandbytes_findings(precision: str, found: Findings) -> None:
-    """One quantized layer on the card, compared with the layer it was made from."""
+def bitsandbytes_findings(precision: str, device: str, found: Findings) -> None:
+    """One quantized layer on the device, compared with the layer it was made from."""
     import torch
 
     try:
@@ -139,15 +147,16 @@ def bitsandbytes_findings(precision: str, found: Findings) -> None:
             else nn.Linear4bit(256, 256, bias=False, quant_type="nf4", compute_dtype=torch.bfloat16)
         )
         layer.load_state_dict(exact.state_dict())
-        layer = layer.cuda()
+        layer = layer.to(device)
         batch = torch.randn(8, 256)
         with torch.no_grad():
-            error = (layer(batch.cuda().bfloat16()).float().cpu() - exact(batch)).norm() / exact(batch).norm()
+            error = (layer(batch.to(device).bfloat16()).float().cpu() - exact(batch)).norm() / exact(batch).norm()
     except Exception as error:  # a missing library, a wrong CUDA, an old card: each has its own exception
         text = f"{precision} does not work here: {type(error).__name__}: {error}; `python -m bitsandbytes` explains"
         found.add(False, "bitsandbytes", text)
         return
-    text = f"an {precision} layer on the card differs from the exact one by {error:.1%}"
+    where = "card" if device == "cuda" else "processor"
+    text = f"an {precision} layer on the {where} differs from the exact one by {error:.1%}"
     found.add(bool(error < 0.2), "bitsandbytes", text)
 
 

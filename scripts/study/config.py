@@ -18,7 +18,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from study.base_files import checked_model, data_files
+from study.base_files import check_precision, checked_model, data_files
 from study.data_config import checked_data, data_sets
 from study.datasets import DATASETS, DEVELOPMENT, HELDOUT, TRAINED, UNTRAINED
 from study.defaults import plain, refuse_infinite, with_defaults
@@ -331,8 +331,7 @@ def _checked(config: dict, schema: dict, home: str | Path) -> dict:
             f"statistics.power.same_arm ({guesses['same_arm']}) must be at least same_prompt "
             f"({guesses['same_prompt']}): two seeds of one arm are no less alike than two arms"
         )
-    if filled["model"]["precision"] in ("int8", "nf4") and not filled["gpus"]:
-        raise ConfigError(f"model.precision {filled['model']['precision']} needs gpus: 1")
+    check_precision(filled)
     return filled
 
 

@@ -70,7 +70,11 @@ CONFIGS = {
         "  batch_size: 16\n  micro_batch_size: 1\n\narms: [base, sft, sft_dpo, dpo_only, sft_kto]\ngeneration",
         "dpo.micro_batch_size is 1, and KTO estimates its KL term from the pairs of a micro-batch: make it 2 or more",
     ),
-    "8 bits without a GPU": ("  seed: 0\n", "  seed: 0\n  precision: int8\n", "needs gpus: 1"),
+    "8 bits without a GPU": (
+        "  seed: 0\n",
+        "  seed: 0\n  precision: int8\n",
+        "model.precision int8 needs gpus: 1, or stack: current, which quantizes on a CPU too",
+    ),
 }
 ROWS = {
     "not JSON": ("sft", lambda line: line[:-2], "sft.jsonl, line 3: not valid JSON"),

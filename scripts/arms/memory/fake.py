@@ -147,16 +147,28 @@ class Nf4Product(torch.autograd.Function):
         return gradient @ gradient.new_empty(ctx.shape), None, None
 
 
-def quantised(base: PreTrainedModel, precision: str) -> None:
+class HeldInt8Product(Nf4Product):
+    """What bitsandbytes 0.50 allocates and keeps on a CPU, in training: the weight in the input's dtype; the input."""
+
+    @staticmethod
+    def forward(ctx, x, shape, bias):
+        """x times the transposed weight, which is kept only as int8."""
+        ctx.tensors = (x,)
+        return Nf4Product.forward(ctx, x, shape, bias)
+
+
+def quantised(base: PreTrainedModel, precision: str, device: str) -> None:
     """Replace the linear layers of a fake model by what bitsandbytes would store; embeddings, norms and head stay.
 
-    They are of bitsandbytes' own classes, so that PEFT puts its own layers for them on top.
+    They are of bitsandbytes' own classes, so that PEFT puts its own layers for them on top. device: "cpu" or "cuda".
     """
     import bitsandbytes
     from transformers.pytorch_utils import Conv1D
 
     class Int8(bitsandbytes.nn.Linear8bitLt):
         def forward(self, x):
+            if device == "cpu":
+                return HeldInt8Product.apply(x, self.weight.shape, self.bias)
             return Int8Product.apply(x, self.weight, self.bias)
 
     class Nf4(bitsandbytes.nn.Linear4bit):
@@ -191,6 +203,20 @@ def quantised(base: PreTrainedModel, precision: str) -> None:
     setattr(base, "is_loaded_in_8bit" if precision == "int8" else "is_loaded_in_4bit", True)
 
 
+@contextlib.contextmanager
+def converted_in_place() -> Iterator[None]:
+    """Let modules of fake tensors change their dtype: torch 2.15 would swap them, and may not swap what it has cast."""
+
+    def become(old: torch.Tensor, new: torch.Tensor) -> None:
+        old.data = new.data
+
+    swap, torch.utils.swap_tensors = torch.utils.swap_tensors, become
+    try:
+        yield
+    finally:
+        torch.utils.swap_tensors = swap
+
+
 class _TorchUnderAutocast:
     """torch, for one module that asks whether CUDA's autocast is on."""
 
@@ -201,8 +227,11 @@ class _TorchUnderAutocast:
 
 
 @contextlib.contextmanager
-def autocast_seen() -> Iterator[None]:
+def autocast_seen(device: str) -> Iterator[None]:
     """Let PEFT's layers on quantized weights see that autocast is on, as they do on a GPU: they only ask CUDA's."""
+    if device == "cpu":
+        yield
+        return
     import peft.tuners.lora.bnb
 
     peft.tuners.lora.bnb.torch = _TorchUnderAutocast()

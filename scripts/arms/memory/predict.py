@@ -6,8 +6,9 @@ worst moment. Nothing is fitted to a measurement. What cannot be followed is wri
 
     weights       every parameter and buffer as it will be stored, in int8 and nf4 as bitsandbytes 0.43.3 stores it
     optimiser     AdamW's two moments, each as large as what is trained, and the temporary of its update
-    int8, nf4     `Int8Product` and `Nf4Product` allocate and keep what bitsandbytes' matrix products do (its kernels
-                  need a GPU). Outlier columns are left out: few, and only the data tell how many
+    int8, nf4     `Int8Product` and `Nf4Product` allocate and keep what bitsandbytes' matrix products do on a GPU, those
+                  of 0.43.3 on either stack; `HeldInt8Product` and `Nf4Product` what 0.50's do on a CPU. Outlier
+                  columns are left out: few, and only the data tell how many
     fixed         CUDA_FIXED on a GPU, an assumption; on a CPU what a process holds after the same imports
                   (a CPU program that trains was measured to hold 50 to 100 MB more: PEFT's layers, rows, fragments)
     inside ops    the temporary of `logsumexp`, as large as its input; workspaces of other kernels are left to SLACK
@@ -30,8 +31,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 
-from arms.memory.fake import Tracker, autocast_seen, quantised, storages
-from arms.model import models
+from arms.memory.fake import Tracker, autocast_seen, converted_in_place, quantised, storages
+from arms.model import models, quantization
 from arms.scoring.decoding import Running, runs
 from arms.scoring.logps import causal_lm, pair_batch, pair_logps, takes_forks
 from arms.stacks import stack
@@ -79,8 +80,8 @@ def fake_policy(config: PretrainedConfig, ask: Ask) -> PeftModel:
 
     base = AutoModelForCausalLM.from_config(config, **{stack.DTYPE: models.compute_dtype(ask.precision)})
     base.requires_grad_(False)
-    if ask.precision in ("int8", "nf4"):
-        quantised(base, ask.precision)
+    if ask.precision in quantization.QUANTIZED:
+        quantised(base, ask.precision, ask.device)
     stacked = ask.start == "fresh"
     if not ask.trains:  # the joined adapter of a stack has the sum of both ranks
         policy = models.new_adapter(base, {**ask.lora, "rank": ask.lora["rank"] * (1 + stacked)}, seed=0)
@@ -144,6 +145,7 @@ def fixed_bytes(device: str) -> int:
     return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
 
+@converted_in_place()
 def predict(config: PretrainedConfig, ask: Ask, tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Bytes by part (PARTS but "fixed") at the worst moment of a stage.
 
@@ -185,17 +187,17 @@ def run_pass(
         rows = worst_rows(ask)
         trainer = trainer_of(policy, rows, ask, tokenizer)
         batch = trainer.data_collator(rows)
-        with autocast_seen(), fake, tracker:
+        with autocast_seen(ask.device), fake, tracker:
             trainer.compute_loss(policy, batch).backward()
         return 0
     dtype = models.compute_dtype(ask.precision)
     if ask.stage == "score_pairs":
         forking = takes_forks(policy)
         batch = pair_batch(worst_rows(ask), tokenizer.pad_token_id, forking)
-        with autocast_seen(), torch.no_grad(), fake, tracker:
+        with autocast_seen(ask.device), torch.no_grad(), fake, tracker:
             pair_logps(policy, batch, forking, dtype)
         return 0
-    with autocast_seen(), torch.no_grad(), fake, tracker:
+    with autocast_seen(ask.device), torch.no_grad(), fake, tracker:
         if ask.stage == "choose":
             return choose(policy, *shape(policy.config, ask), ask.new_tokens, dtype)
         return answer(policy, *shape(policy.config, ask), dtype)
@@ -229,8 +231,9 @@ def answer(policy: PeftModel, rows: int, length: int, dtype: torch.dtype) -> int
             given = {"attention_mask": mask, "position_ids": positions}
             found = policy(input_ids=ids, **given, use_cache=True).past_key_values
         else:
-            causal_lm(policy).base_model(input_ids=ids[:, :-1], **read, past_key_values=cache, use_cache=True)
-            policy(input_ids=ids[:, -1:], **last, past_key_values=cache, use_cache=True)
+            kept = {stack.CACHE: cache, "use_cache": True}
+            causal_lm(policy).base_model(input_ids=ids[:, :-1], **read, **kept)
+            policy(input_ids=ids[:, -1:], **last, **kept)
             found = cache.held
     return storages(tensor for layer in found for tensor in layer)
 

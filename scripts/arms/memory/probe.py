@@ -115,7 +115,5 @@ def train_some(
     unread = dict.fromkeys(("reference_chosen_logps", "reference_rejected_logps"), 0.0) if stage == "dpo" else {}
     worst = [{**row, **unread} for row in worst_batches(rows, size, takes_forks(model))]
     trainer = build_trainer(recipe, model, tokenizer, worst * 2, models.compute_dtype(settings["precision"]))
-    trainer._get_train_sampler = lambda *rows: SequentialSampler(
-        trainer.train_dataset
-    )  # shuffled rows make other batches
+    trainer._get_train_sampler = lambda *_: SequentialSampler(trainer.train_dataset)  # shuffled rows make other batches
     trainer.train()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from arms.job import processes
 from arms.job.files import UserError, atomic_path, read_json, sha256_file, write_json
+from arms.model import quantization
 from arms.model.architecture import read_config
 from arms.model.loader import load_known
 from arms.stacks import NAME, stack
@@ -30,13 +31,15 @@ def compute_dtype(precision: str) -> torch.dtype:
 def load_base(model: str | Path, precision: str) -> PreTrainedModel:
     """The frozen base model: the weights beside `model` (model.json), on the GPU if there is one.
 
-    precision: "fp32", "bf16", "int8" or "nf4"; quantized ones need CUDA. Every file is hashed and compared with
-    model.json first, so weights that changed under the pipeline are an error; so are other ones that a user's loader
-    (arms/model/loader.py) makes of them. Raises UserError.
+    precision: "fp32", "bf16", "int8" or "nf4" (arms/model/quantization.py says where). Every file is hashed and
+    compared with model.json first, so weights that changed under the pipeline are an error; so are other ones that a
+    user's loader (arms/model/loader.py) makes of them. Raises UserError.
     """
     import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoModelForCausalLM
 
+    if precision in quantization.QUANTIZED:
+        quantization.require(precision)
     card, weights = read_json(model), Path(model).parent / "weights"
     for name, entry in card["files"].items():
         if not (weights / name).is_file() or sha256_file(weights / name) != entry["sha256"]:
@@ -46,18 +49,8 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
             )
     stack.quiet()
     options: dict[str, object] = {stack.DTYPE: compute_dtype(precision)}
-    if precision in ("int8", "nf4"):
-        if not (torch.cuda.is_available() or stack.QUANTIZES_ON_CPU):
-            raise UserError(
-                f"model.precision is {precision!r}, which needs a CUDA GPU (bitsandbytes 0.43.3), and none is visible; "
-                "run this rule on a GPU node (--profile slurm), set stack: current, which quantizes on a CPU too, or "
-                "set model.precision to 'fp32'"
-            )
-        options["quantization_config"] = (
-            BitsAndBytesConfig(load_in_8bit=True)
-            if precision == "int8"
-            else BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
-        )
+    if precision in quantization.QUANTIZED:
+        options["quantization_config"] = quantization.settings(precision)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and processes.size() > 1:
         device = f"cuda:{processes.rank()}"
@@ -74,6 +67,8 @@ def load_base(model: str | Path, precision: str) -> PreTrainedModel:
             **options,
         )
     base.requires_grad_(False)
+    if precision in quantization.QUANTIZED and device == "cpu":
+        quantization.hold(base)
     return base
 
 
@@ -246,12 +241,15 @@ def trainable(model: torch.nn.Module) -> dict[str, torch.nn.Parameter]:
 
 
 def trainable_facts(model: PeftModel) -> dict:
-    """What training will really touch: counts and dtypes of trainable and frozen parameters, dropout in effect."""
+    """What training will really touch: counts and dtypes of what is trained, dtypes of the base, dropout in effect.
+
+    The frozen adapter below a fresh one belongs to where an arm starts; in it alone arms differ.
+    """
     import torch
 
     modules = list(model.modules())
     trained = list(trainable(model).values())
-    frozen = [p for p in model.parameters() if not p.requires_grad]
+    frozen = [p for name, p in model.named_parameters() if not p.requires_grad and f".{FROZEN}." not in name]
     dropouts = [m.p for m in modules if isinstance(m, torch.nn.Dropout)]
     dropouts += [m.attention_dropout for m in modules if isinstance(getattr(m, "attention_dropout", None), float)]
     return {

@@ -57,6 +57,11 @@ class Running(DynamicCache):
         super().__init__()
         self.layer_class_to_replicate = functools.partial(RunningLayer, room)
 
+    @property
+    def held(self) -> list[list[torch.Tensor]]:
+        """Keys and values of each layer, with their room."""
+        return [layer.held for layer in self.layers]
+
     def take(self, rows: torch.Tensor) -> None:
         """Keep the rows at `rows` (int64), which may name one several times."""
         for layer in self.layers:

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 RENAMED = {  # arguments that have another name here than in transformers 4.43
     "tokenizer": "processing_class",
     "warmup_ratio": "warmup_steps",  # below 1 it is a share of all steps
-    "gradient_checkpointing": "activation_checkpointing",
-    "gradient_checkpointing_kwargs": "activation_checkpointing_kwargs",
 }
+if hasattr(TrainingArguments, "activation_checkpointing"):  # earlier versions 5 (benchmarks/gpu.py) have the old names
+    RENAMED["gradient_checkpointing"] = "activation_checkpointing"
+    RENAMED["gradient_checkpointing_kwargs"] = "activation_checkpointing_kwargs"
 SFTTrainer = Trainer
 
 

@@ -22,6 +22,7 @@ from standin_model import MODELS, layers, write_card, write_small_files, write_s
 from watched import watched
 
 from arms.data.requests import TOKENS, write_rows
+from arms.stacks import stack
 from study.instructions import INSTRUCTIONS
 
 # Without these glibc keeps what was freed, and the peak depends on its luck: RSS was up to twice what tensors need.
@@ -48,6 +49,8 @@ CASES = [
     ("82M", "dpo", "fp32", 64, 2, 1, False),
     ("2M", "dpo", "bf16", 128, 4, 1, True),
 ]
+if stack.QUANTIZES_ON_CPU:
+    CASES.append(("2M", "dpo", "int8", 128, 4, 1, True))
 MORE_CASES = [
     ("48M", "sft", "fp32", 128, 4, 1, False),
     ("48M", "dpo", "fp32", 64, 4, 1, False),
@@ -57,6 +60,8 @@ MORE_CASES = [
     ("2M", "sft", "bf16", 256, 4, 1, False),
     ("2M", "dpo", "bf16", 64, 8, 1, False),
 ]
+if stack.QUANTIZES_ON_CPU:
+    MORE_CASES += [("2M", "sft", "nf4", 128, 4, 1, False), ("2M", "generate", "nf4", 128, 8, 1, False)]
 NEW_TOKENS = 8
 WIDE = {**LORA, "rank": 32}  # an adapter whose gradients and moments show
 
