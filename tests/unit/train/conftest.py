@@ -62,7 +62,13 @@ class Study:
         """Run a program; return what it printed. With `fails`, require exit code 1 and one clear message."""
         job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": settings, "code": ""})
         command = [str(ROOT / "scripts" / f"{rule}.py"), "--job", job]
-        command += ["--lock", str(ROOT / "envs" / f"{Path(sys.prefix).name}.yaml"), "--manifest", "m.json", *map(str, flags)]
+        command += [
+            "--lock",
+            str(ROOT / "envs" / f"{Path(sys.prefix).name}.yaml"),
+            "--manifest",
+            "m.json",
+            *map(str, flags),
+        ]
         done = self.start([sys.executable, *command]) if self.anew else programs.run(command, self.folder)
         assert done.returncode == (1 if fails else 0), done.stdout + done.stderr
         if fails:
