@@ -18,6 +18,10 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT / "tests" / "unit" / "train")]
@@ -150,13 +154,13 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 HEAD = """# Families of models
 
 What this workflow can do with each family of models, on its two stacks (`stack` in the configuration): *pinned*
-(transformers 4.43.4, July 2024) and *current* (transformers 5.24.0, November 2026). Written by `benchmarks/families.py`,
-which trains, scores and asks a tiny random model of each through the workflow's own programs. The size of a model plays
-no part here: what is tried is the code of its family.
+(transformers 4.43.4, July 2024) and *current* (transformers 5.24.0, November 2026). Written by
+`benchmarks/families.py`, which trains, scores and asks a tiny random model of each through the workflow's own programs.
+The size of a model plays no part here: what is tried is the code of its family.
 
-*Shared rows*: what the two answers to a prompt have in common is computed once; *runs*: each answer has a row of its own.
-The results are the same. *Refused* is, in short, what `fetch_model` says before anything else runs. Each job that loads a
-model compares its log-probabilities with those of the model's own forward pass, and stops if they differ.
+*Shared rows*: what the two answers to a prompt have in common is computed once; *runs*: each answer has a row of its
+own. The results are the same. *Refused* is, in short, what `fetch_model` says before anything else runs. Each job that
+loads a model compares its log-probabilities with those of the model's own forward pass, and stops if they differ.
 
 | family | model_type | pinned | current |
 |---|---|---|---|
@@ -291,9 +295,7 @@ def write_data(path: Path) -> None:
 
 
 def write_model(folder: Path, kind: str, changes: dict, text: Path) -> None:
-    """A tiny random model of one family, and a tokenizer; of one that this stack refuses only config.json is its own."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    """A tiny random model of one family, and a tokenizer; of one that is refused here only config.json is its own."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from arms.model.tiny import TOKENIZERS, strings, write_tokenizer
@@ -301,16 +303,24 @@ def write_model(folder: Path, kind: str, changes: dict, text: Path) -> None:
     folder.mkdir()
     vocabulary = len(write_tokenizer(TOKENIZERS["llama"], 400, strings(text), folder))
     taken = kind in stack.SUPPORTED
-    config = AutoConfig.for_model(kind if taken else "llama", vocab_size=vocabulary, **(changes if taken else LLAMA))
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data.mul_(SCALE)
+    model = tiny_model("llama", LLAMA, vocabulary) if not taken else tiny_model(kind, changes, vocabulary)
     model.save_pretrained(folder, safe_serialization=True)
     if not taken:
         named = {"architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, "")]}
         (folder / "config.json").write_text(json.dumps({"model_type": kind, **named, **changes}), encoding="utf-8")
+
+
+def tiny_model(kind: str, changes: dict, vocabulary: int) -> PreTrainedModel:
+    """A model of one family, with weights drawn at random."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=vocabulary, **changes))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(SCALE)
+    return model.eval()
 
 
 if __name__ == "__main__":

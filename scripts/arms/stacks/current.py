@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 KNOWN = "transformers {version} of the current stack"
 DTYPE = "dtype"  # torch_dtype is deprecated
@@ -71,6 +71,10 @@ def config_of(folder: Path, raw: dict) -> PretrainedConfig:
     if foreign:
         raise ValueError(
             f"`rope_parameters` has {foreign[0]}, a kind of layer that a {config.model_type} does not have"
+        )
+    if any(rope.get("type", "default") != "default" == rope.get("rope_type") for rope in _ropes(config)):
+        raise ValueError(
+            "`rope_scaling` calls its kind `type`, of which transformers takes no notice: name it `rope_type`"
         )
     stated, local = raw.get("rope_theta"), raw.get("rope_local_base_freq")
     for base in [rope["rope_theta"] for rope in _ropes(config) if "rope_theta" in rope]:
@@ -150,9 +154,10 @@ def misfits(model: PreTrainedModel, found: dict) -> tuple[list[str], list[str], 
         raise ValueError("transformers cannot join its experts: one is missing or has another shape") from None
     finally:
         logging.set_verbosity(before)
-    lacking, left = (sorted(told[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
-    others = [(name, tuple(shape), tuple(expected)) for name, shape, expected in sorted(told["mismatched_keys"])]
-    return lacking, left, others
+    prefix = f"{model.base_model_prefix}."
+    lacking, left = (sorted(n.removeprefix(prefix) for n in told[f"{kind}_keys"]) for kind in ("missing", "unexpected"))
+    others = sorted(told["mismatched_keys"])
+    return lacking, left, [(name, tuple(shape), tuple(expected)) for name, shape, expected in others]
 
 
 def refusal(config: PretrainedConfig) -> str:
@@ -160,6 +165,11 @@ def refusal(config: PretrainedConfig) -> str:
     if config.model_type == "falcon" and config.alibi:
         return "with ALiBi, which transformers 5 adds twice in eager attention; set `stack: pinned`"
     return ""
+
+
+def without_clock(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The chat template, without the function that gives it today's date; many write a fixed one where it is absent."""
+    return "{% set strftime_now = todays_date +%}" + tokenizer.get_chat_template()
 
 
 def caches(model: PreTrainedModel) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 KNOWN = "the pinned transformers {version} (July 2024)"
 DTYPE = "torch_dtype"  # what from_pretrained and from_config call the dtype of the weights
@@ -139,6 +139,10 @@ def misfits(model: PreTrainedModel, found: dict) -> tuple[list[str], list[str], 
 def refusal(config: PretrainedConfig) -> str:
     """Why a model of a type in SUPPORTED is not taken all the same; "" if it is."""
     return ""
+
+
+def without_clock(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The chat template to be used; None: the tokenizer's own, which gets no clock from this transformers."""
 
 
 def caches(model: PreTrainedModel) -> bool:

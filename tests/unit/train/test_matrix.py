@@ -65,7 +65,14 @@ def test_every_format_and_layout_gives_the_same_token_file(tmp_path, monkeypatch
         monkeypatch.chdir(folder)
         job = json.dumps({"rule": "tokenize_data", "wildcards": {}, "settings": SETTINGS, "code": "0"})
         flags = ["--model", "../model.json", "--data", f"{kind}.parquet", "--kind", kind, "--tokens", "tokens.parquet"]
-        flags += ["--audit", "tokens.json", "--lock", str(ROOT / "envs/train.yaml"), "--manifest", "t.json"]
+        flags += [
+            "--audit",
+            "tokens.json",
+            "--lock",
+            str(ROOT / f"envs/{Path(sys.prefix).name}.yaml"),
+            "--manifest",
+            "t.json",
+        ]
         monkeypatch.setattr(sys, "argv", ["tokenize_data.py", "--job", job, *flags])
         tokenize_data.main()
         tokens[kind, layout, name] = Path("tokens.parquet").read_bytes()
