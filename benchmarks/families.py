@@ -59,7 +59,8 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "Mistral, rows longer than its window": ("mistral", {**LLAMA, "sliding_window": WINDOW}),
     "Mixtral": ("mixtral", {**LLAMA, "num_local_experts": 4}),
     "Qwen 1.5, 2, 2.5": ("qwen2", LLAMA),
-    "Qwen 2, rows longer than its window": ("qwen2", {**LLAMA, "use_sliding_window": True, "sliding_window": WINDOW}),
+    "Qwen 2, rows longer than its window": ("qwen2", {**LLAMA, "use_sliding_window": True, "sliding_window": WINDOW,
+        "max_window_layers": 1}),
     "Qwen 2, YaRN": ("qwen2", {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 4.0}}),
     "Qwen 1.5 MoE": ("qwen2_moe", {**LLAMA, "num_experts": 4, "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 32}),
@@ -167,7 +168,7 @@ loads a model compares its log-probabilities with those of the model's own forwa
 """
 # What a message comes to in the table.
 SHORT = (
-    (r"makes rows of \d+ tokens, but this model .* takes at most (\d+): (.*) \(config.json\).*", r"over \1 tokens \2"),
+    (r"makes rows of \d+ tokens, but this model .* takes at most (\d+): (.*) \(config.json\).*", r"over \1 tokens: \2"),
     (r"has rope_scaling of type '(\w+)', and the \w+ transformers (.*?) in a .*", r"\1 rope: it \2"),
     (r".*set `stack: (\w+)`.*", r"needs `stack: \1`"),
     (r".*does not take model_type '\w+' \((.*)\)", r"\1"),

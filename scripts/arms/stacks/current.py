@@ -52,6 +52,7 @@ COMPUTES_WINDOW = (
     *("ministral3", "mistral", "mixtral", "olmo3", "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3"),
     *("starcoder2", "vaultgemma"),
 )
+COUNTS_COLUMNS = ("gpt_neo", "mpt")  # whose windows and distances count padding inside a row
 
 
 def config_of(folder: Path, raw: dict) -> PretrainedConfig:

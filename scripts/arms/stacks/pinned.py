@@ -34,6 +34,7 @@ FORKING = (
 )
 SCALES_ROPE = ("falcon", "gpt_neox", "llama", "olmo", "persimmon", "phi", "phi3", "stablelm")  # others ignore the key
 COMPUTES_WINDOW = ("mistral",)  # others look at everything before a token, unless flash attention is installed
+COUNTS_COLUMNS = ()  # whose windows and distances count padding inside a row, of those with a cache
 # Names of what version 5 writes into `rope_parameters`: base, and share of a head that turns.
 ROPE_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
 
