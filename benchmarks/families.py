@@ -172,6 +172,7 @@ SHORT = (
     (r"has rope_scaling of type '(\w+)', and the \w+ transformers (.*?) in a .*", r"\1 rope: it \2"),
     (r".*set `stack: (\w+)`.*", r"needs `stack: \1`"),
     (r".*does not take model_type '\w+' \((.*)\)", r"\1"),
+    (r".*which (?:the pinned )?transformers ([\d.]+).* does not know", r"unknown to transformers \1"),
     (r"config.json of the model |tokens.max_length ", ""),
 )
 TORCH = {"precision": "fp32", "cpu_instructions": "native"}

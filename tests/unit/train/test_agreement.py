@@ -2,11 +2,11 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from arms.job.files import UserError
-from arms.scoring import agreement, logps
-from arms.scoring.agreement import check_forward, compare, eager_twin, probe_pairs
+from arms.scoring import agreement, decoding, generation, logps
+from arms.scoring.agreement import check_forward, compare, eager_twin, probe_pairs, row_logps
 from arms.stacks import NAME, stack
 
 SIZES = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
@@ -46,6 +46,44 @@ def test_rows_longer_than_mistrals_window(forking, tmp_path):
             windowed, whole = (values[start - 1 :].sum() for values in theirs)
             torch.testing.assert_close(ours, windowed, atol=2e-5, rtol=0)
             assert abs(windowed - whole) > 0.1
+
+
+def test_mistral_with_a_window_of_8_on_rows_of_60_tokens(tmp_path):
+    """In training, scoring and generation: within 1e-4 of transformers' own class, eager, one row at a time."""
+    model = make("mistral", sliding_window=WINDOW)
+    model.save_pretrained(tmp_path)
+    own = AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    draw = torch.Generator().manual_seed(0)
+
+    def ids(length: int) -> list[int]:
+        return torch.randint(30, 300, (length,), generator=draw).tolist()
+
+    pairs = []
+    for prompt, shared in ((20, 10), (35, 5)):
+        begun = ids(shared)
+        pairs.append({"prompt_ids": ids(prompt), "chosen_ids": begun + ids(60 - prompt - shared)})
+        pairs[-1]["rejected_ids"] = begun + ids(50 - prompt - shared)
+    for training, forking in ((True, True), (False, True), (False, False)):
+        with torch.set_grad_enabled(training):
+            batch = logps.pair_batch(pairs, 0, forking)
+            found = logps.pair_logps(model.train(training), batch, forking, torch.float32)[:2]
+        for sums, side in zip(found, ("chosen_ids", "rejected_ids"), strict=True):
+            for pair, ours in zip(pairs, sums, strict=True):
+                row, start = torch.tensor([pair["prompt_ids"] + pair[side]]), len(pair["prompt_ids"])
+                theirs = row_logps(own, row, torch.float32)[:-1].gather(1, row[0, 1:, None])[start - 1 :].sum()
+                assert abs(float(ours) - float(theirs)) < 1e-4
+    prompts, new = [ids(60), ids(52), ids(41)], 8
+    shared = decoding.shared_beginning(prompts, model.config)
+    rows, mask = generation.padded(prompts, shared, 0, torch.device("cpu"))
+    with torch.inference_mode():
+        given = {stack.CACHE: decoding.read(model.eval(), rows, mask, shared, rows.shape[1] + new)}
+        greedy = GenerationConfig(max_new_tokens=new, do_sample=False, pad_token_id=0)
+        answers = model.generate(input_ids=rows, attention_mask=mask, generation_config=greedy, **given)[
+            :, rows.shape[1] :
+        ]
+        for prompt, answer in zip(prompts, answers.tolist(), strict=True):
+            alone = row_logps(own, torch.tensor([prompt + answer]), torch.float32)[len(prompt) - 1 : -1]
+            assert (alone.max(-1).values - alone[range(new), answer]).max() < 1e-4
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
