@@ -12,7 +12,7 @@ export UV_NO_PROGRESS := 1
 
 CHECKSUMS ?= config/checksums/demo.json
 
-.PHONY: demo reproduce checksums test test-all unit house workflow slurm conda setup envs docs lint clean help
+.PHONY: demo reproduce checksums test test-all unit house workflow slurm conda setup envs docs lint map map-check clean help
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -90,6 +90,12 @@ envs: $(UV)  ## after a change of pyproject.toml: lock again and write envs/*.ya
 docs:  ## write config/README.md's table of keys from config/schema.yaml, and docs/checklist.md
 	.envs/driver/bin/python tools/describe.py
 	.envs/driver/bin/python tools/checklist.py
+
+map: .envs/train/.ready .envs/train-current/.ready  ## try all versions of TRL (five more environments, 7 minutes): writes docs/trl-versions.md
+	$(PYTHON) benchmarks/trl_map/trl_map.py run
+
+map-check: .envs/train/.ready  ## try two versions of TRL again: are they as docs/trl-versions.md says?
+	$(PYTHON) benchmarks/trl_map/trl_map.py check 0.8.6 0.9.6
 
 clean:  ## remove the environments (results stay)
 	rm -rf .envs .cache/conda-standin

@@ -1,9 +1,10 @@
 """Write docs/models.md: train, score and ask a tiny random model of each family, through the programs of the workflow.
 
-    .envs/train/bin/python benchmarks/families.py            # all; ten minutes on one core, no GPU, no network
+    .envs/train/bin/python benchmarks/families.py            # all, on the pinned stack: minutes on one core
+    .envs/train-current/bin/python benchmarks/families.py    # the same on the current one, whose cells alone it writes
     .envs/train/bin/python benchmarks/families.py Mistral    # only the rows whose name has that in it
 
-Each model has two layers of 32 numbers and weights drawn at random. Its files go to fetch_model; what passes is
+Each model has a few layers of 32 numbers and weights drawn at random. Its files go to fetch_model; what passes is
 tokenised, fine-tuned, scored, trained by DPO from there, scored again and asked. Every program that loads a model
 compares its own forward pass with the model's (arms/scoring/agreement.py), so that a row which ran was right, too.
 """
@@ -13,12 +14,20 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT / "scripts"), str(ROOT / "tests" / "unit" / "train")]
+sys.path += [str(ROOT / "scripts"), str(ROOT / "tests"), str(ROOT / "tests" / "unit" / "train")]
+
+from arms.stacks import NAME, STACKS, stack
+
 PAGE = ROOT / "docs" / "models.md"
 COMMON = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "pad_token_id": 0}
 POSITIONS = {"max_position_embeddings": 256}
@@ -26,7 +35,16 @@ LLAMA = {**COMMON, **POSITIONS, "intermediate_size": 64, "num_key_value_heads": 
 DENSE = {**COMMON, **POSITIONS, "intermediate_size": 64}
 GPT = {**COMMON, "n_positions": 256}
 WINDOW = 16  # tokens; the rows are longer
-UNKNOWN = {"num_hidden_layers": 2}
+SCALE = 4  # of the weights: every token matters to those after it, or a wrong mask would not show
+WINDOWED = {**LLAMA, "head_dim": 8, "sliding_window": WINDOW}
+MOE = {**LLAMA, "head_dim": 8, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4,
+    "num_experts_per_tok": 2, "moe_intermediate_size": 32}  # fmt: skip
+DEEPSEEK = {**MOE, "num_key_value_heads": 4, "kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8,
+    "qk_nope_head_dim": 8, "v_head_dim": 8, "n_shared_experts": 1, "n_group": 1, "topk_group": 1,
+    "first_k_dense_replace": 1}  # fmt: skip
+LOCAL = {"layer_types": ["sliding_attention", "full_attention"]}
+LONGROPE = {"original_max_position_embeddings": 128, "rope_scaling": {"type": "longrope", "short_factor": [1.0] * 4,
+    "long_factor": [2.0] * 4}}  # fmt: skip
 # Name -> (model_type, what its config.json has)
 FAMILIES: dict[str, tuple[str, dict]] = {
     "Llama 1-3": ("llama", LLAMA),
@@ -41,30 +59,73 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "Mistral, rows longer than its window": ("mistral", {**LLAMA, "sliding_window": WINDOW}),
     "Mixtral": ("mixtral", {**LLAMA, "num_local_experts": 4}),
     "Qwen 1.5, 2, 2.5": ("qwen2", LLAMA),
-    "Qwen 2, rows longer than its window": ("qwen2", {**LLAMA, "use_sliding_window": True, "sliding_window": WINDOW}),
+    "Qwen 2, rows longer than its window": ("qwen2", {**LLAMA, "use_sliding_window": True, "sliding_window": WINDOW,
+        "max_window_layers": 1}),
     "Qwen 2, YaRN": ("qwen2", {**LLAMA, "rope_scaling": {"type": "yarn", "factor": 4.0}}),
     "Qwen 1.5 MoE": ("qwen2_moe", {**LLAMA, "num_experts": 4, "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 32}),
-    "Qwen 3": ("qwen3", UNKNOWN),
+    "Qwen 3": ("qwen3", {**LLAMA, "head_dim": 8}),
+    "Qwen 3, YaRN": ("qwen3", {**LLAMA, "head_dim": 8, "rope_scaling": {"type": "yarn", "factor": 4.0}}),
+    "Qwen 3 MoE": ("qwen3_moe", MOE),
+    "Qwen 3 Next": ("qwen3_next", {**MOE, "shared_expert_intermediate_size": 32, "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+        "layer_types": ["linear_attention", "full_attention"]}),
+    "Qwen 3.5": ("qwen3_5_text", {**LLAMA, "head_dim": 8, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8, "layer_types": ["linear_attention", "full_attention"]}),
     "Gemma 1": ("gemma", {**LLAMA, "head_dim": 8}),
     "Gemma 2": ("gemma2", {**LLAMA, "head_dim": 8}),
-    "Gemma 3": ("gemma3_text", UNKNOWN),
+    "Gemma 2, strong caps, rows longer than its window": ("gemma2", {**WINDOWED, "final_logit_softcapping": 0.5,
+        "attn_logit_softcapping": 0.5}),
+    "Gemma 3": ("gemma3_text", {**WINDOWED, **LOCAL}),
+    "Gemma 4": ("gemma4_text", {**WINDOWED, **LOCAL, "global_head_dim": 8, "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": 400}),
+    "VaultGemma": ("vaultgemma", WINDOWED),
     "Phi 1, 1.5, 2": ("phi", LLAMA),
     "Phi 3, Phi 4": ("phi3", LLAMA),
     "Phi 3, rows longer than its window": ("phi3", {**LLAMA, "sliding_window": WINDOW}),
+    "Phi 3, Phi 4 mini, longrope": ("phi3", {**LLAMA, **LONGROPE}),
+    "Phi 3.5 MoE": ("phimoe", MOE),
     "SmolLM 1, 2": ("llama", {**LLAMA, "tie_word_embeddings": True}),
-    "SmolLM 3": ("smollm3", UNKNOWN),
+    "SmolLM 3": ("smollm3", {**LLAMA, "no_rope_layers": [1, 0]}),
     "OLMo 1": ("olmo", LLAMA),
-    "OLMo 2": ("olmo2", UNKNOWN),
+    "OLMo 2": ("olmo2", LLAMA),
+    "OLMo 3": ("olmo3", {**LLAMA, "sliding_window": WINDOW, **LOCAL}),
+    "OLMoE": ("olmoe", MOE),
+    "FlexOLMo": ("flex_olmo", MOE),
     "StableLM 2": ("stablelm", LLAMA),
     "StarCoder 1": ("gpt_bigcode", GPT),
     "StarCoder 2": ("starcoder2", LLAMA),
     "Cohere Command R": ("cohere", {**LLAMA, "logit_scale": 0.3}),
-    "Granite": ("granite", UNKNOWN),
+    "Cohere Command R7B, A": ("cohere2", {**LLAMA, "sliding_window": WINDOW, **LOCAL, "logit_scale": 0.3}),
+    "Granite 3, 4": ("granite", {**LLAMA, "logits_scaling": 4.0}),
+    "Granite MoE": ("granitemoe", {**MOE, "logits_scaling": 4.0}),
+    "Ministral": ("ministral", {**WINDOWED, "layer_types": ["sliding_attention", "full_attention"]}),
+    "Ministral 3": ("ministral3", {**LLAMA, "head_dim": 8}),
+    "GPT-OSS": ("gpt_oss", {**MOE, "sliding_window": WINDOW, **LOCAL}),
+    "GLM 4, 9B": ("glm", {**LLAMA, "head_dim": 8}),
+    "GLM 4, 0414": ("glm4", {**LLAMA, "head_dim": 8}),
+    "GLM 4.5": ("glm4_moe", {**MOE, "n_group": 1, "topk_group": 1, "first_k_dense_replace": 1}),
+    "ERNIE 4.5": ("ernie4_5", {**LLAMA, "head_dim": 8}),
+    "ERNIE 4.5 MoE": ("ernie4_5_moe", {**LLAMA, "moe_num_experts": 4, "moe_k": 2, "moe_intermediate_size": 32,
+        "moe_layer_start_index": 1}),
+    "EXAONE 4": ("exaone4", {**WINDOWED, **LOCAL}),
+    "Hunyuan": ("hunyuan_v1_dense", {**LLAMA, "head_dim": 8}),
+    "Hunyuan MoE": ("hunyuan_v1_moe", {**MOE, "moe_topk": 2, "num_shared_expert": 1}),
+    "DeepSeek V2": ("deepseek_v2", DEEPSEEK),
+    "DeepSeek V3, R1": ("deepseek_v3", DEEPSEEK),
+    "Seed-OSS": ("seed_oss", {**LLAMA, "head_dim": 8}),
+    "Apertus": ("apertus", LLAMA),
+    "Arcee": ("arcee", LLAMA),
+    "Helium": ("helium", {**LLAMA, "head_dim": 8}),
+    "Nemotron": ("nemotron", {**LLAMA, "head_dim": 8}),
+    "CWM": ("cwm", {**WINDOWED, **LOCAL}),
+    "Doge": ("doge", LLAMA),
+    "LFM 2": ("lfm2", {**LLAMA, "layer_types": ["conv", "full_attention"], "block_multiple_of": 8}),
     "DBRX": ("dbrx", {"d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256, "pad_token_id": 0,
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8},
         "ffn_config": {"ffn_hidden_size": 64, "moe_num_experts": 4, "moe_top_k": 2}}),
     "Falcon": ("falcon", COMMON),
+    "Falcon, linear rope": ("falcon", {**COMMON, "rope_scaling": {"type": "linear", "factor": 2.0}}),
     "Falcon, ALiBi": ("falcon", {**COMMON, "alibi": True, "multi_query": False, "new_decoder_architecture": False}),
     "GPT-2": ("gpt2", GPT),
     "GPT-Neo": ("gpt_neo", {**DENSE, "num_layers": 2, "attention_types": [[["global", "local"], 1]],
@@ -79,6 +140,11 @@ FAMILIES: dict[str, tuple[str, dict]] = {
     "BioGPT": ("biogpt", DENSE),
     "Persimmon": ("persimmon", LLAMA),
     "Mamba": ("mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    "Falcon H1": ("falcon_h1", {**LLAMA, "mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+        "mamba_n_groups": 1}),
+    "Falcon Mamba": ("falcon_mamba", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8}),
+    "Mamba 2": ("mamba2", {"hidden_size": 32, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8, "head_dim": 8,
+        "n_groups": 1, "pad_token_id": 0}),
     "RWKV": ("rwkv", {"hidden_size": 32, "num_hidden_layers": 2}),
     "RecurrentGemma": ("recurrent_gemma", {**COMMON, "num_hidden_layers": 3, "intermediate_size": 64, "lru_width": 32}),
     "Jamba": ("jamba", {**LLAMA, "num_experts": 4, "mamba_d_state": 8, "mamba_dt_rank": 4, "attn_layer_period": 2,
@@ -88,17 +154,27 @@ FAMILIES: dict[str, tuple[str, dict]] = {
 }  # fmt: skip
 HEAD = """# Families of models
 
-What this workflow can do with each family of models, on the pinned packages (transformers 4.43.4, July 2024). Written
-by `benchmarks/families.py`, which trains, scores and asks a tiny random model of each through the workflow's own
-programs. The size of a model plays no part here: what is tried is the code of its family.
+What this workflow can do with each family of models, on its two stacks (`stack` in the configuration): *pinned*
+(transformers 4.43.4, July 2024) and *current* (transformers 5.24.0, November 2026). Written by
+`benchmarks/families.py`, which trains, scores and asks a tiny random model of each through the workflow's own programs.
+The size of a model plays no part here: what is tried is the code of its family.
 
-*Pairs in one row*: what the two answers to a prompt have in common is computed once; the results are the same.
-*Refused* is what `fetch_model` says, before anything else runs. Each job that loads a model compares its
-log-probabilities with those of the model's own forward pass, and stops if they differ.
+*Shared rows*: what the two answers to a prompt have in common is computed once; *runs*: each answer has a row of its
+own. The results are the same. *Refused* is, in short, what `fetch_model` says before anything else runs. Each job that
+loads a model compares its log-probabilities with those of the model's own forward pass, and stops if they differ.
 
-| family | model_type | pairs in one row | |
+| family | model_type | pinned | current |
 |---|---|---|---|
 """
+# What a message comes to in the table.
+SHORT = (
+    (r"makes rows of \d+ tokens, but this model .* takes at most (\d+): (.*) \(config.json\).*", r"over \1 tokens: \2"),
+    (r"has rope_scaling of type '(\w+)', and the \w+ transformers (.*?) in a .*", r"\1 rope: it \2"),
+    (r".*set `stack: (\w+)`.*", r"needs `stack: \1`"),
+    (r".*does not take model_type '\w+' \((.*)\)", r"\1"),
+    (r".*which (?:the pinned )?transformers ([\d.]+).* does not know", r"unknown to transformers \1"),
+    (r"config.json of the model |tokens.max_length ", ""),
+)
 TORCH = {"precision": "fp32", "cpu_instructions": "native"}
 RECIPE = {"epochs": 1, "batch_size": 4, "micro_batch_size": 2, "learning_rate": 5e-3, "scheduler": "constant",
     "warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "gradient_checkpointing": False}  # fmt: skip
@@ -116,34 +192,46 @@ class Stopped(Exception):
 
 
 def main() -> None:
-    """Try the families, print their rows, and put them into the page."""
+    """Try the families on this environment's stack, print their cells, and put them into the page."""
     wanted, rows = sys.argv[1:], rows_of_page()
     for name in FAMILIES:
         if not wanted or any(word in name for word in wanted):
-            rows[name] = row_of(name)
-            print(rows[name], flush=True)
-    PAGE.write_text(HEAD + "".join(f"{rows[name]}\n" for name in FAMILIES if name in rows), encoding="utf-8")
+            rows.setdefault(name, {})[NAME] = cell_of(name)
+            print(f"{name}: {rows[name][NAME]}", flush=True)
+    lines = [
+        f"| {name} | `{kind}` | " + " | ".join(rows.get(name, {}).get(column, "") for column in STACKS) + " |\n"
+        for name, (kind, _) in FAMILIES.items()
+    ]
+    PAGE.write_text(HEAD + "".join(lines), encoding="utf-8")
 
 
-def rows_of_page() -> dict[str, str]:
-    """Name of a family -> its row in docs/models.md."""
+def rows_of_page() -> dict[str, dict[str, str]]:
+    """Name of a family -> stack -> its cell in docs/models.md."""
     lines = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.is_file() else []
-    return {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
+    return {name: dict(zip(STACKS, found, strict=True)) for name, _, *found in cells[1:]}
 
 
-def row_of(name: str) -> str:
-    """The table's row of a family, after trying it."""
+def cell_of(name: str) -> str:
+    """The table's cell of a family on this environment's stack, after trying it."""
     kind, changes = FAMILIES[name]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            forks, said = ("yes" if run_study(Path(folder), kind, changes) else "no"), "runs"
+            run_study(Path(folder), kind, changes)
         except Stopped as stopped:
-            forks, said = "", f"refused: {stopped}"
-    return f"| {name} | `{kind}` | {forks} | {said} |"
+            return f"refused: {short(str(stopped))}"
+    return "shared rows" if kind in stack.FORKING else "runs"
 
 
-def run_study(folder: Path, kind: str, changes: dict) -> bool:
-    """Everything that one seed of SFT→DPO needs, in `folder`; whether pairs shared rows. Raises Stopped."""
+def short(message: str) -> str:
+    """A message as far as the table has room for it."""
+    for pattern, words in SHORT:
+        message = re.sub(pattern, words, message)
+    return message
+
+
+def run_study(folder: Path, kind: str, changes: dict) -> None:
+    """Everything that one seed of SFT→DPO needs, in `folder`. Raises Stopped."""
     write_data(folder / "data.jsonl")
     write_model(folder / "files", kind, changes, folder / "data.jsonl")
     use = {"max_length": MAX_LENGTH, "target_modules": "all-linear"}
@@ -162,9 +250,6 @@ def run_study(folder: Path, kind: str, changes: dict) -> bool:
     run(folder, "score_pairs", {**TORCH, "batch_size": 4}, **start, **policy, table="scores.parquet")
     answers = {**TORCH, "generation": ANSWERS}
     run(folder, "generate", answers, **given, **policy, tokens="prompts.parquet", generations="answers.parquet")
-    from arms.stacks.pinned import FORKING
-
-    return kind in FORKING
 
 
 def training_files(name: str) -> dict[str, str]:
@@ -180,7 +265,13 @@ def run(folder: Path, rule: str, settings: dict, **flags: str) -> None:
 
     wildcards = {"arm": "sft_dpo", "seed": "1", "run": "sft_dpo-seed1"}
     job = json.dumps({"rule": rule, "wildcards": wildcards, "settings": settings, "code": ""})
-    command = [str(ROOT / "scripts" / f"{rule}.py"), "--job", job, "--lock", str(ROOT / "envs" / "train.yaml")]
+    command = [
+        str(ROOT / "scripts" / f"{rule}.py"),
+        "--job",
+        job,
+        "--lock",
+        str(ROOT / "envs" / f"{Path(sys.prefix).name}.yaml"),
+    ]
     command += ["--manifest", "m.json", *(part for flag, value in flags.items() for part in (f"--{flag}", value))]
     done = programs.run(command, folder)
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -206,20 +297,32 @@ def write_data(path: Path) -> None:
 
 
 def write_model(folder: Path, kind: str, changes: dict, text: Path) -> None:
-    """A tiny random model of one family, and a tokenizer; of an unknown family only config.json is its own."""
-    import torch
-    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
+    """A tiny random model of one family, and a tokenizer; of one that is refused here only config.json is its own."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from arms.model.tiny import TOKENIZERS, strings, write_tokenizer
 
     folder.mkdir()
     vocabulary = len(write_tokenizer(TOKENIZERS["llama"], 400, strings(text), folder))
-    known = kind in CONFIG_MAPPING
-    config = AutoConfig.for_model(kind if known else "llama", vocab_size=vocabulary, **changes)
+    taken = kind in stack.SUPPORTED
+    model = tiny_model("llama", LLAMA, vocabulary) if not taken else tiny_model(kind, changes, vocabulary)
+    model.save_pretrained(folder, safe_serialization=True)
+    if not taken:
+        named = {"architectures": [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind, "")]}
+        (folder / "config.json").write_text(json.dumps({"model_type": kind, **named, **changes}), encoding="utf-8")
+
+
+def tiny_model(kind: str, changes: dict, vocabulary: int) -> PreTrainedModel:
+    """A model of one family, with weights drawn at random."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(config).save_pretrained(folder, safe_serialization=True)
-    if not known:
-        (folder / "config.json").write_text(json.dumps({"model_type": kind, **changes}), encoding="utf-8")
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=vocabulary, **changes))
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            parameter.data.mul_(SCALE)
+    return model.eval()
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def described(tokenizer: PreTrainedTokenizerBase, settings: dict) -> dict:
             prompt_text(tokenizer, "{prompt}", settings)
     except (TemplateSyntaxError, *BROKEN) as error:
         raise UserError(
-            f"the model's chat template needs what the pinned transformers does not offer ({error}): correct a copy of "
+            f"the model's chat template needs what its transformers does not offer ({error}): correct a copy of "
             "it (model.source: path), or set tokens.template to a text with the placeholder {prompt}"
         ) from None
     except TemplateError:  # said below

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from arms.data.templates import rendered
 from arms.job.files import UserError
 
 if TYPE_CHECKING:
@@ -62,10 +63,10 @@ class TaskEncoder:
 
         messages, continued = conversation["messages"], conversation["continued"]
         try:
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not continued)
+            text = rendered(self.tokenizer, messages, add_generation_prompt=not continued)
         except TemplateError:
             messages = [message for message in messages if message["role"] != "system"]
-            text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=not continued)
+            text = rendered(self.tokenizer, messages, add_generation_prompt=not continued)
         if continued:  # an answer that is begun: later transformers call it continue_final_message
             begun = messages[-1]["content"]
             text = text[: text.rindex(begun) + len(begun)].rstrip()

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from arms.job.files import UserError, sha256_bytes
+from arms.stacks import stack
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -25,7 +26,12 @@ def prompt_text(tokenizer: PreTrainedTokenizerBase, prompt: Prompt, settings: di
     """
     if settings["template"] != "chat":
         return settings["template"].replace("{prompt}", str(prompt))
-    return tokenizer.apply_chat_template(_turns(prompt, settings), tokenize=False, add_generation_prompt=True)
+    return rendered(tokenizer, _turns(prompt, settings), add_generation_prompt=True)
+
+
+def rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], **options: bool) -> str:
+    """A conversation as the chat template writes it, which gets no clock: rows would differ from day to day."""
+    return tokenizer.apply_chat_template(turns, chat_template=stack.without_clock(tokenizer), tokenize=False, **options)
 
 
 def _turns(prompt: Prompt, settings: dict) -> list[dict[str, str]]:
@@ -56,7 +62,7 @@ def describe_template(tokenizer: PreTrainedTokenizerBase, settings: dict) -> dic
         frame = prompt_text(tokenizer, "{prompt}", settings)
     except UndefinedError as error:
         raise UserError(
-            f"the model's chat template needs what the pinned transformers does not offer ({error}): write a fixed "
+            f"the model's chat template needs what this workflow does not offer ({error}): write a fixed "
             "text there, into chat_template in tokenizer_config.json of a copy (model.source: path), or set "
             "tokens.template to a text with the placeholder {prompt}"
         ) from None
@@ -93,7 +99,7 @@ def check_answer(tokenizer: PreTrainedTokenizerBase, settings: dict) -> str | No
     question, answer = "b7390", "b7391"
     turns = [*_turns(question, settings), {"role": "assistant", "content": answer}]
     try:
-        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+        whole = rendered(tokenizer, turns)
     except TemplateError:  # a template for prompts alone
         return None
     prompt, before = prompt_text(tokenizer, question, settings), whole.partition(answer)[0]
@@ -188,7 +194,7 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -
 
     asks = turns[-1]["role"] == "user"
     try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks)
+        return rendered(tokenizer, turns, add_generation_prompt=asks)
     except TemplateError:
         return None
 

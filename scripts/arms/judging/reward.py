@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from arms.data.templates import rendered
 from arms.job.files import UserError
 from arms.stacks import stack
 
@@ -77,7 +78,8 @@ class RewardModel:
         if self.tokenizer.chat_template is None:
             return dict(self.tokenizer(question, answer, return_tensors="pt"))
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-        ids = torch.tensor([self.tokenizer.apply_chat_template(turns, tokenize=True)])
+        text = rendered(self.tokenizer, turns)
+        ids = torch.tensor([self.tokenizer(text, add_special_tokens=False)["input_ids"]])
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
     def score(self, question: str, answer: str) -> float:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 
 from arms.job.files import UserError
 from arms.model.architecture import row_limit
-from arms.stacks import stack
+from arms.stacks import NAME, stack
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Shapes = dict[str, tuple[int, ...]]  # tensor name -> shape
+MASKS_AND_ANGLES = [r"\.(attn|attention|self_attention)\.(masked_)?bias$", r"rotary_emb\.inv_freq$"]  # of old files
 
 
 def empty_model(config: PretrainedConfig) -> PreTrainedModel:
@@ -31,33 +32,25 @@ def check_tensors(model: PreTrainedModel, found: Shapes) -> None:
 
     transformers only warns: what is missing it draws at random, anew in each process, and what is left over it drops.
     """
-    prefix = f"{model.base_model_prefix}."  # some files name the tensors without it (GPT-2)
-    stored = {name.removeprefix(prefix): shape for name, shape in found.items()}
-    tied = stack.tied_tensors(model) if model.config.tie_word_embeddings else []
-    expected = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    optional = [*tied, *(model._keys_to_ignore_on_load_missing or [])]
-    masks_and_angles = [r"\.(attn|attention|self_attention)\.(masked_)?bias$", r"rotary_emb\.inv_freq$"]  # of old files
-    unread = [*(model._keys_to_ignore_on_load_unexpected or []), *masks_and_angles]
-
-    def without(names: set[str], patterns: list[str]) -> list[str]:
-        return sorted(name for name in names if not any(re.search(pattern, prefix + name) for pattern in patterns))
-
-    for problem, names in (
-        ("lacks", without(set(expected) - set(stored), optional)),
-        ("has, unlike config.json,", without(set(stored) - set(expected), unread)),
-    ):
+    try:
+        lacking, unread, others = stack.misfits(model, found)
+    except ValueError as error:
+        raise UserError(
+            f"the model's weights do not belong to its config.json: {error}. Fetch the model again"
+        ) from None
+    unread = [name for name in unread if not any(re.search(pattern, name) for pattern in MASKS_AND_ANGLES)]
+    for problem, names in (("lacks", lacking), ("has, unlike config.json,", unread)):
         if names:
             raise UserError(
                 f"the model's weights do not belong to its config.json: *.safetensors {problem} {names[0]}"
                 f"{f' and {len(names) - 1} more tensors' if names[1:] else ''}. Fetch the model again, or save it anew "
                 "with save_pretrained"
             )
-    for name in sorted(set(stored) & set(expected)):
-        if stored[name] != expected[name]:
-            raise UserError(
-                f"the model's weights do not belong to its config.json: {name} has the shape {stored[name]}, and "
-                f"config.json means {expected[name]} on the pinned transformers. Fetch the model again"
-            )
+    for name, stored, expected in others:
+        raise UserError(
+            f"the model's weights do not belong to its config.json: {name} has the shape {stored}, and "
+            f"config.json means {expected} on the {NAME} transformers. Fetch the model again"
+        )
 
 
 def check_tied(model: PreTrainedModel, folder: Path) -> None:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 ADAPTER, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 FROZEN = "frozen"  # name of the SFT adapter below a fresh one
+# What PEFT adds to a configuration where a model's experts are one tensor.
+OF_EXPERTS = {"target_parameters", "rank_pattern", "alpha_pattern"}
 
 
 def compute_dtype(precision: str) -> torch.dtype:
@@ -140,9 +142,13 @@ def add_to_stack(model: PeftModel, lora: dict, seed: int) -> PeftModel:
     """A fresh trainable adapter on top of the adapter FROZEN of `model`."""
     from transformers import set_seed
 
-    modules = sorted(model.peft_config[FROZEN].target_modules)  # all-linear would now match the frozen adapter as well
+    frozen = model.peft_config[FROZEN]
+    modules = sorted(frozen.target_modules)  # all-linear would now match the frozen adapter as well
+    fresh_config = lora_config({**lora, "target_modules": modules})
+    for name in OF_EXPERTS & vars(frozen).keys():
+        setattr(fresh_config, name, getattr(frozen, name))
     set_seed(seed)
-    model.add_adapter("default", lora_config({**lora, "target_modules": modules}))
+    model.add_adapter("default", fresh_config)
     model.base_model.set_adapter([FROZEN, "default"])
     for name, parameter in model.named_parameters():
         fresh = "lora_" in name and f".{FROZEN}." not in name
@@ -168,6 +174,7 @@ def joined_state(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict]:
     """(tensors, adapter_config) of the policy's adapter; a stack becomes one adapter of the sum of both ranks.
 
     B2 A2 + B1 A1 = [B1 B2] [A1; A2] exactly, and alpha / rank stays what it was, so the one adapter is the same policy.
+    Where experts are one tensor (transformers 5), A is (experts, rank, in) and B (out, rank, experts).
     """
     import torch
     from peft import get_peft_model_state_dict
@@ -177,11 +184,15 @@ def joined_state(model: PeftModel) -> tuple[dict[str, torch.Tensor], dict]:
     tensors = get_peft_model_state_dict(model, adapter_name="default", **alone)
     if FROZEN in model.peft_config:
         frozen = get_peft_model_state_dict(model, adapter_name=FROZEN, **alone)
-        tensors = {
-            name: torch.cat([frozen[name], tensor], dim=0 if "lora_A" in name or "lora_embedding_A" in name else 1)
-            for name, tensor in tensors.items()
-        }
+        for name, tensor in tensors.items():
+            experts = getattr(model.get_submodule(name.partition(".lora_")[0]), "num_experts", 1)
+            first = "lora_A" in name or "lora_embedding_A" in name
+            shape = (experts, -1, tensor.shape[1]) if first else (tensor.shape[0], -1, experts)
+            both = torch.cat([part.reshape(shape) for part in (frozen[name], tensor)], dim=1)
+            tensors[name] = both.reshape((-1, tensor.shape[1]) if first else (tensor.shape[0], -1))
         config["r"], config["lora_alpha"] = 2 * config["r"], 2 * config["lora_alpha"]
+        for pattern in ("rank_pattern", "alpha_pattern"):
+            config[pattern] = {name: 2 * value for name, value in config[pattern].items()}
     return {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, config
 
 
@@ -196,8 +207,9 @@ def save_adapter(model: PeftModel, arm: str | Path, identity: dict) -> dict:
     tensors, config = joined_state(model)
     config["base_model_name_or_path"] = None  # an absolute path
     config["inference_mode"] = True
-    if isinstance(config["target_modules"], set | list):  # a set, in an order that changes from run to run
-        config["target_modules"] = sorted(config["target_modules"])
+    for name in ("target_modules", "target_parameters"):
+        if isinstance(config.get(name), set | list):  # a set, in an order that changes from run to run
+            config[name] = sorted(config[name])
     write_json(folder / CONFIG, config)
     with atomic_path(folder / ADAPTER) as temporary:
         save_file(tensors, temporary, metadata={"format": "pt"})

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Nats per token. Rounding makes 5e-6 and 0.07 of them in SmolLM2-135M, a fork that sees its sibling 0.5, a window that
 # is a token too long 0.1 in its first layers. So bfloat16 does not show every fault; docs/models.md is of float32.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.25}
-WINDOW, LAYERS = 8, 2  # a model's sliding window (tokens) and depth while short rows have to be longer than its window
+WINDOW, LAYERS = 8, 2  # a model's sliding window (tokens) and least depth while short rows are longer than its window
 NEW_TOKENS = 2  # of an answer: the first from its prompt, the second through the cache
 
 
@@ -152,26 +152,27 @@ def eager_twin(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextlib.contextmanager
 def first_layers_with_short_window(model: PreTrainedModel) -> Iterator[None]:
-    """Cut the model down to LAYERS layers, and its sliding window to WINDOW tokens, in configuration and layers.
+    """Cut the model down to its first layers, and its sliding window to WINDOW tokens, in configuration and layers.
 
-    All layers, without the first tokens of their row in sight, would make ten times as much of rounding in bfloat16.
+    These are LAYERS layers, or so many that each kind of `layer_types` is among them. All layers, without the first
+    tokens of their row in sight, would make ten times as much of rounding in bfloat16.
     """
-    config, depth = model.config, model.config.num_hidden_layers
+    config, depth, kinds = model.config, model.config.num_hidden_layers, getattr(model.config, "layer_types", None)
     lists = {id(module): module for module in model.modules() if isinstance(module, torch.nn.ModuleList)}
     kept = next(found for found in lists.values() if len(found) == depth)
-    kinds = getattr(config, "layer_types", None)
     layers, windows = list(kept), [(x, getattr(x, "sliding_window", None)) for x in (config, *model.modules())]
-    del kept[LAYERS:]
+    few = max(LAYERS, *(kinds.index(kind) + 1 for kind in kinds)) if kinds else LAYERS
+    del kept[few:]
     config.num_hidden_layers = len(kept)
     if kinds:
-        config.layer_types = kinds[:LAYERS]
+        config.layer_types = kinds[:few]
     for holder, window in windows:
         if isinstance(window, int):
             holder.sliding_window = min(window, WINDOW)
     try:
         yield
     finally:
-        kept.extend(layers[LAYERS:])
+        kept.extend(layers[few:])
         config.num_hidden_layers = depth
         if kinds:
             config.layer_types = kinds

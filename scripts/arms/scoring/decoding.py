@@ -21,7 +21,7 @@ from arms.scoring.logps import causal_lm
 from arms.stacks import NAME, stack
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel
 
 if NAME == "pinned":
     from arms.scoring.cache_pinned import Running
@@ -36,15 +36,16 @@ def runs(model: torch.nn.Module) -> bool:
     return stack.caches(causal_lm(model))
 
 
-def shared_beginning(rows: list[list[int]], config: object) -> int:
+def shared_beginning(rows: list[list[int]], config: PretrainedConfig) -> int:
     """How many tokens all rows begin with, at most all but one of the shortest; 0 if they are to be read row by row.
 
-    Between the beginning and the rest of a shorter row there will be padding, which a sliding window would count.
+    Between the beginning and the rest of a shorter row there will be padding, which a sliding window would count, and
+    who tells distances by columns.
     """
     shared, last = min(map(len, rows)) - 1, max(rows)  # of sorted rows the first and the last differ first
     shared = next((place for place, token in enumerate(min(rows)[:shared]) if token != last[place]), shared)
-    windowed = getattr(config, "sliding_window", None) is not None
-    return 0 if windowed or len(rows) == 1 or shared < SHORTEST else shared
+    counts = getattr(config, "sliding_window", None) is not None or config.model_type in stack.COUNTS_COLUMNS
+    return 0 if counts or len(rows) == 1 or shared < SHORTEST else shared
 
 
 def read(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, shared: int, room: int) -> Running:

@@ -155,9 +155,15 @@ def _additive(visible: torch.Tensor, positions: torch.Tensor, window: int | None
 
 
 def _logits(model: PreTrainedModel, hidden: torch.Tensor) -> torch.Tensor:
-    """Logits fp32 (tokens, vocabulary), scaled after the output head where the model does that (Cohere)."""
+    """Logits fp32 (tokens, vocabulary), scaled or capped after the output head where the model does that.
+
+    Cohere multiplies them, Granite divides them, Gemma 2 bends them below a cap.
+    """
     logits, scale = model.get_output_embeddings()(hidden).float(), getattr(model, "logit_scale", None)
-    return logits if scale is None else logits * scale
+    divisor, cap = (getattr(model.config, name, None) for name in ("logits_scaling", "final_logit_softcapping"))
+    logits = logits if scale is None else logits * scale
+    logits = logits if divisor is None else logits / divisor
+    return logits if cap is None else cap * (logits / cap).tanh()
 
 
 def pair_batch(pairs: list[dict], pad_id: int, forking: bool) -> Batch:

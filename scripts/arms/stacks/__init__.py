@@ -22,4 +22,11 @@ def installed() -> str:
 
 
 NAME = installed()
-stack: Any = {"pinned": pinned, "current": current}[NAME]
+STACKS: dict[str, Any] = {"pinned": pinned, "current": current}
+stack = STACKS[NAME]
+
+
+def elsewhere(kind: str) -> str:
+    """The cure for a model type that only another stack takes; "" if none does."""
+    takers = [name for name, other in STACKS.items() if kind in other.SUPPORTED and name != NAME]
+    return f"set `stack: {takers[0]}` in the configuration file, which takes it" if takers else ""

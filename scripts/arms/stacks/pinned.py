@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 KNOWN = "the pinned transformers {version} (July 2024)"
 DTYPE = "torch_dtype"  # what from_pretrained and from_config call the dtype of the weights
@@ -36,6 +36,7 @@ FORKING = (
 )
 SCALES_ROPE = ("falcon", "gpt_neox", "llama", "olmo", "persimmon", "phi", "phi3", "stablelm")  # others ignore the key
 COMPUTES_WINDOW = ("mistral",)  # others look at everything before a token, unless flash attention is installed
+COUNTS_COLUMNS = ()  # whose windows and distances count padding inside a row, of those with a cache
 # Names of what version 5 writes into `rope_parameters`: base, and share of a head that turns.
 ROPE_NAMES = {"gpt_neox": ("rotary_emb_base", "rotary_pct")}
 
@@ -120,9 +121,35 @@ def uncomputed_window(config: PretrainedConfig) -> int | None:
     return None if computed else window
 
 
-def tied_tensors(model: PreTrainedModel) -> list[str]:
-    """Patterns of the tensors that share their weights with another, and may be missing from a file."""
-    return list(model._tied_weights_keys or [])
+def misfits(model: PreTrainedModel, found: dict) -> tuple[list[str], list[str], list[tuple]]:
+    """(Names that the weight files lack, that the model does not read, (name, shape, the model's shape) of others).
+
+    found: name -> shape of each tensor in the files.
+    """
+    import re
+
+    prefix = f"{model.base_model_prefix}."  # some files name the tensors without it (GPT-2)
+    stored = {name.removeprefix(prefix): shape for name, shape in found.items()}
+    tied = list(model._tied_weights_keys or []) if model.config.tie_word_embeddings else []
+    expected = {name.removeprefix(prefix): tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    optional = [*tied, *(model._keys_to_ignore_on_load_missing or [])]
+    unread = list(model._keys_to_ignore_on_load_unexpected or [])
+
+    def without(names: set[str], patterns: list[str]) -> list[str]:
+        return sorted(name for name in names if not any(re.search(pattern, prefix + name) for pattern in patterns))
+
+    lacking, left = without(set(expected) - set(stored), optional), without(set(stored) - set(expected), unread)
+    both = sorted(set(stored) & set(expected))
+    return lacking, left, [(name, stored[name], expected[name]) for name in both if stored[name] != expected[name]]
+
+
+def refusal(config: PretrainedConfig) -> str:
+    """Why a model of a type in SUPPORTED is not taken all the same; "" if it is."""
+    return ""
+
+
+def without_clock(tokenizer: PreTrainedTokenizerBase) -> None:
+    """The chat template to be used; None: the tokenizer's own, which gets no clock from this transformers."""
 
 
 def caches(model: PreTrainedModel) -> bool:

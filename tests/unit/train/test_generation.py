@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from arms.job.files import UserError
 from arms.scoring import decoding, generation
 from arms.scoring.generation import Generator
 from arms.scoring.policy import load_policy
+from arms.stacks import NAME
 
 GREEDY = {"max_new_tokens": 40, "temperature": 0.0, "top_p": 1.0, "samples": 1, "batch_size": 5, "seed": 5}
 SAMPLED = {**GREEDY, "temperature": 1.3, "top_p": 0.9, "samples": 2}
@@ -135,10 +137,9 @@ def test_what_all_prompts_begin_with_is_read_once(policy, prompts, ends, watched
 
 
 def test_heads_that_share_keys_copy_them_only_to_read_a_prompt(policy, prompts, monkeypatch, watched):
-    copied, repeat = [], modeling_llama.repeat_kv
-    monkeypatch.setattr(
-        modeling_llama, "repeat_kv", lambda states, times: copied.append(times) or repeat(states, times)
-    )
+    code = modeling_llama if NAME == "pinned" else importlib.import_module("transformers.integrations.sdpa_attention")
+    copied, repeat = [], code.repeat_kv
+    monkeypatch.setattr(code, "repeat_kv", lambda states, times: copied.append(times) or repeat(states, times))
     answers(policy, prompts[:5], GREEDY)
     assert policy.model.config.num_key_value_heads < policy.model.config.num_attention_heads
     read = [columns for _, columns in watched if columns > 1]

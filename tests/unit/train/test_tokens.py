@@ -1,5 +1,6 @@
 """The token path, on tokenizers of the shapes that real models have: BOS, EOS and pad, templates, and overlong rows."""
 
+import contextlib
 import copy
 import functools
 import json
@@ -25,6 +26,7 @@ from arms.job.files import UserError, sha256_bytes
 from arms.model.base_card import check_tokenizer
 from arms.model.tiny import CHAT_TOKENS, CHATML, write_tokenizer
 from arms.scoring.logps import completion_batch, pair_batch
+from arms.stacks import NAME
 from arms.training.sft import collate
 
 SIDES = ("prompt_ids", "chosen_ids", "rejected_ids")
@@ -325,7 +327,7 @@ ENDED = CHATML.split("{% if add_generation_prompt %}")[0]
         (ENDED, r"writes '<\|im_start\|>assistant\\n' before an answer, but does not end a prompt with it"),
         (ENDED + THINKS, r"ends a prompt with '<think>\\n', which it does not write before an answer"),
         (EMPTY_THOUGHT, r"writes '<think>\\n\\n</think>\\n\\n' before an answer"),
-        ("{{ strftime_now('%d %b %Y') }}" + CHATML, "'strftime_now' is undefined.*fixed text.*copy"),
+        ("{{ strftime_now('%d %b %Y') }}" + CHATML, "'(strftime_now|todays_date)' is undefined.*fixed text.*copy"),
         # as Command R7B, Reka Edge, Kimi K3 and Hermes 3, Command R+ have it
         (
             "{% for m in messages %}{% if m %}{% break %}{% endif %}{% endfor %}" + CHATML,
@@ -336,9 +338,18 @@ ENDED = CHATML.split("{% if add_generation_prompt %}")[0]
 )
 def test_templates_whose_answers_begin_elsewhere_are_refused(tmp_path, template, words):
     tokenizer = load_tokenizer(make(tmp_path, "qwen2-instruct", chat_template=template))
-    with pytest.raises(UserError, match=words):
+    rendered_now = NAME == "current" and "break" in words  # transformers 5 has loop controls
+    with contextlib.nullcontext() if rendered_now else pytest.raises(UserError, match=words):
         encode_rows(ROWS, "sft", tokenizer, settings(), "f")
     encode_rows(ROWS, "sft", tokenizer, settings(template="Q: {prompt}\nA: "), "f")
+
+
+def test_no_date_of_today_gets_into_rows(tmp_path):
+    """As Llama 3.1 asks: transformers 5 has a clock for templates, and without one they write a fixed date."""
+    dated = "{{ strftime_now('%d %b %Y') if strftime_now is defined else '26 Jul 2024' }}" + CHATML
+    tokenizer = load_tokenizer(make(tmp_path, "qwen2-instruct", chat_template=dated))
+    (row,) = encode_rows(ROWS[:1], "sft", tokenizer, settings(), "f")[0]
+    assert tokenizer.decode(row["prompt_ids"]).startswith("26 Jul 2024")
 
 
 def test_a_row_whose_turns_the_template_refuses_is_named(tmp_path):
