@@ -11,6 +11,7 @@ compares its own forward pass with the model's (arms/scoring/agreement.py), so t
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -318,7 +319,8 @@ def tiny_model(kind: str, changes: dict, vocabulary: int) -> PreTrainedModel:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=vocabulary, **changes))
+    own = copy.deepcopy(changes)  # transformers 5 writes into `rope_scaling`
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, vocab_size=vocabulary, **own))
     for parameter in model.parameters():
         if parameter.dim() > 1:
             parameter.data.mul_(SCALE)
