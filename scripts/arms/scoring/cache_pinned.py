@@ -1,9 +1,23 @@
-"""The cache of a batch that answers, on the pinned stack: transformers 4.43 keeps keys and values in two lists."""
+"""The cache of a batch that answers, on the pinned stack: transformers 4.43 keeps keys and values in two lists.
+
+It also copies what heads share once for each of them, which `grouped` leaves out.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import DynamicCache
+
+from arms.scoring.logps import causal_lm
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Running(DynamicCache):
@@ -52,3 +66,50 @@ class Running(DynamicCache):
                 views[layer] = own[:, :, :seen]
                 taken.append(own)
             self.held[layer] = taken[0], taken[1]
+
+
+@contextlib.contextmanager
+def grouped(model: torch.nn.Module) -> Iterator[None]:
+    """In this block the heads of `model` that share keys and values attend to one copy of them.
+
+    Only with torch's attention (SDPA), and only for one new token a row, as answers grow: the queries of the heads that
+    share keys are then nothing but more queries of one head.
+    """
+    inner: PreTrainedModel = causal_lm(model)
+    code = sys.modules[type(inner).__module__]
+    repeat = getattr(code, "repeat_kv", None)
+    if repeat is None or inner.config._attn_implementation != "sdpa":
+        yield
+        return
+    setattr(code, "repeat_kv", lambda states, times: states)  # noqa: B010  as mypy sees it, modules have no attributes
+    try:
+        with _Grouped(repeat):
+            yield
+    finally:
+        setattr(code, "repeat_kv", repeat)  # noqa: B010
+
+
+class _Grouped(TorchFunctionMode):
+    """torch's attention, for keys and values of fewer heads than the queries have."""
+
+    def __init__(self, repeat: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
+        super().__init__()
+        self.repeat = repeat
+
+    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return self.attend(func, *args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def attend(
+        self, attention: Callable, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **given: object
+    ) -> torch.Tensor:
+        """query: (rows, heads, new, size); key, value: (rows, heads or fewer, tokens, size)."""
+        rows, heads, new, size = query.shape
+        times = heads // key.shape[1]
+        if times > 1 and new == 1:
+            query = query.reshape(rows, heads // times, times, size)
+            return attention(query, key, value, **given).reshape(rows, heads, new, size)
+        if times > 1:
+            key, value = self.repeat(key, times), self.repeat(value, times)
+        return attention(query, key, value, **given)

@@ -8,26 +8,19 @@ same as `enable_gqa`. Both leave what is computed as it is, up to rounding.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import sys
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
-from torch.overrides import TorchFunctionMode
 
+from arms.scoring.cache import Running, grouped
 from arms.scoring.logps import causal_lm
-from arms.stacks import NAME, stack
+from arms.stacks import stack
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel
+    from transformers import PretrainedConfig
 
-if NAME == "pinned":
-    from arms.scoring.cache_pinned import Running
-else:
-    from arms.scoring.cache_current import Running
-
+__all__ = ["Running", "grouped", "read", "runs", "shared_beginning"]
 SHORTEST = 8  # tokens that a shared beginning needs to be read by itself
 
 
@@ -70,50 +63,3 @@ def read(model: torch.nn.Module, ids: torch.Tensor, mask: torch.Tensor, shared: 
         if rows == slice(1) and shared:
             cache.take(torch.zeros(len(ids), dtype=torch.int64, device=ids.device))
     return cache
-
-
-@contextlib.contextmanager
-def grouped(model: torch.nn.Module) -> Iterator[None]:
-    """In this block the heads of `model` that share keys and values attend to one copy of them.
-
-    Only with torch's attention (SDPA), and only for one new token a row, as answers grow: the queries of the heads that
-    share keys are then nothing but more queries of one head.
-    """
-    inner: PreTrainedModel = causal_lm(model)
-    code = sys.modules[type(inner).__module__]
-    repeat = getattr(code, "repeat_kv", None) if NAME == "pinned" else None
-    if repeat is None or inner.config._attn_implementation != "sdpa":
-        yield
-        return
-    setattr(code, "repeat_kv", lambda states, times: states)  # noqa: B010  as mypy sees it, modules have no attributes
-    try:
-        with _Grouped(repeat):
-            yield
-    finally:
-        setattr(code, "repeat_kv", repeat)  # noqa: B010
-
-
-class _Grouped(TorchFunctionMode):
-    """torch's attention, for keys and values of fewer heads than the queries have."""
-
-    def __init__(self, repeat: Callable[[torch.Tensor, int], torch.Tensor]) -> None:
-        super().__init__()
-        self.repeat = repeat
-
-    def __torch_function__(self, func: Callable, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
-        if func is torch.nn.functional.scaled_dot_product_attention:
-            return self.attend(func, *args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def attend(
-        self, attention: Callable, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **given: object
-    ) -> torch.Tensor:
-        """query: (rows, heads, new, size); key, value: (rows, heads or fewer, tokens, size)."""
-        rows, heads, new, size = query.shape
-        times = heads // key.shape[1]
-        if times > 1 and new == 1:
-            query = query.reshape(rows, heads // times, times, size)
-            return attention(query, key, value, **given).reshape(rows, heads, new, size)
-        if times > 1:
-            key, value = self.repeat(key, times), self.repeat(value, times)
-        return attention(query, key, value, **given)
