@@ -13,6 +13,9 @@ from arms.stacks import NAME
 
 ROOT = Path(__file__).parents[3]
 collect_ignore = [] if NAME == "pinned" else ["test_traps.py"]  # what TRL 0.9.6 does when it is used as it is
+# On the current stack: what is unlike on it. The rest is the code that runs on the pinned one in every run.
+EVERY_RUN = ("agreement", "both_stacks", "dpo", "equivalence", "experts", "fetch_model", "generation", "gpu", "logps")
+EVERY_RUN += ("models_page", "quantised", "reward", "tokens")
 LOCK = ROOT / "envs" / f"{Path(sys.prefix).name}.yaml"  # of the environment in which the tests were started
 RECIPE = {
     "epochs": 1,
@@ -52,6 +55,13 @@ WORDS = [
     "house",
     "garden",
 ]
+
+
+def pytest_collection_modifyitems(items):
+    """Leave the rest to `make test-all` (tests/conftest.py)."""
+    for item in items:
+        if NAME == "current" and not item.path.stem.endswith(EVERY_RUN):
+            item.add_marker(pytest.mark.test_all("the same code as on the pinned stack, where every run tries it"))
 
 
 class Study:
