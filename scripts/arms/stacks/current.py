@@ -119,7 +119,12 @@ def rope_factor(config: PretrainedConfig) -> float:
 
 def wrong_rope(config: PretrainedConfig) -> str:
     """What this transformers does with the scaling of positions that config.json does not mean; "" if nothing."""
-    return "ignores it" if rope_kind(config) and config.model_type in IGNORES_ROPE else ""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+    kind = rope_kind(config)
+    if kind and config.model_type in IGNORES_ROPE:
+        return "ignores it"
+    return "does not know it" if kind and kind not in ROPE_INIT_FUNCTIONS else ""
 
 
 def original_positions(config: PretrainedConfig) -> int:

@@ -371,6 +371,13 @@ def test_a_configuration_of_transformers_5_means_the_same(fetch, text, tmp_path,
         )
 
 
+@pytest.mark.skipif(NAME == "pinned", reason="a KeyError there, until training code moves again")
+def test_a_scaling_of_another_name_is_refused(fetch, broken, tmp_path):
+    edit(broken / "config.json", rope_scaling={"rope_type": "ntk", "factor": 2.0}, rope_parameters=None)
+    with pytest.raises(UserError, match="rope_scaling of type 'ntk', and the current transformers does not know it"):
+        fetch(path_source(broken), folder=tmp_path / "out")
+
+
 def test_masks_and_angles_in_older_files_are_no_weights(fetch, broken, tmp_path):
     """GPT-2, GPT-Neo and GPT-NeoX had their masks among the weights, Llama-2 its angles."""
     tensors = load_file(broken / "model.safetensors")
