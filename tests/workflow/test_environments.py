@@ -43,7 +43,7 @@ def test_the_environment_is_cleaned_first(clone):
 
 
 def test_every_rule_names_one_environment(clone):
-    """Its program runs in it; a rule that uses another one runs where that one does."""
+    """Its program runs in it; a rule that uses another one runs where that one does. TRAIN is that of the stack."""
     text = "\n".join(path.read_text() for path in sorted((clone.folder / "rules").glob("*.smk")))
     parts = re.split(r"^ *(?=rule |use rule )", text, flags=re.MULTILINE)[1:]
     rules = {re.match(r"(?:use rule \w+ as |rule )(\w+)", part)[1]: part for part in parts}
@@ -52,9 +52,9 @@ def test_every_rule_names_one_environment(clone):
     found = {}
     for name, part in rules.items():
         here = part
-        while not (conda := re.findall(r'conda:\s+"\.\./envs/(\w+)\.yaml"', here)):
+        while not (conda := re.findall(r'conda:\s+f?"\.\./envs/\{?(\w+)\}?\.yaml"', here)):
             here = rules[re.match(r"use rule (\w+) as", here)[1]]
-        ((program, environment),) = re.findall(r'program\(\s*"(\w+)",\s*"(\w+)"', part)
+        ((program, environment),) = re.findall(r'program\(\s*"(\w+)",\s*"?(\w+)"?', part)
         assert program == name or (program, name) == ("check_node", "check_gpu_node")
         found[name] = [environment], conda
     assert all(environment == conda for environment, conda in found.values()), found
