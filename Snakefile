@@ -17,7 +17,8 @@ from study.command import RUN, RUN_ON_THREADS, SHOW
 from study.engine import Engine
 from study.forecast import power_flags, say_before_training
 from study.datasets import DATASETS, TRAINED
-from study.vocabulary import FIGURES, REPORTED_TABLES, STACKS, TABLES
+from study.stacks import STACKS
+from study.vocabulary import FIGURES, REPORTED_TABLES, TABLES
 
 if not workflow.overwrite_configfiles:
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from study.checksums import portable
 from study.errors import ConfigError
-from study.vocabulary import QUANTIZES_ON_CPU
 
 CONFIG_FILES = ["config.json", "generation_config.json"]
 TOKENIZER_FILES = [
@@ -87,13 +86,3 @@ def checked_model(model: dict) -> dict:
                 "no GPU is, what it loads is compared with what transformers loads; leave it out, or take fp32 or bf16"
             )
     return {**model, **paths}
-
-
-def check_precision(config: dict) -> None:
-    """ConfigError if a quantised base is asked of a processor whose stack cannot make one."""
-    precision = config["model"]["precision"]
-    if precision in ("int8", "nf4") and not config["gpus"] and config["stack"] not in QUANTIZES_ON_CPU:
-        raise ConfigError(
-            f"model.precision {precision} needs gpus: 1, or stack: {' or '.join(QUANTIZES_ON_CPU)}, which quantizes on "
-            "a CPU too"
-        )

@@ -18,7 +18,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from study.base_files import check_precision, checked_model, data_files
+from study.base_files import checked_model, data_files
 from study.data_config import checked_data, data_sets
 from study.datasets import DATASETS, DEVELOPMENT, HELDOUT, TRAINED, UNTRAINED
 from study.defaults import plain, refuse_infinite, with_defaults
@@ -26,6 +26,7 @@ from study.errors import ConfigError
 from study.judges import Judges, check_judges
 from study.objectives import Objectives, check_objectives, with_sections
 from study.runs import Run
+from study.stacks import check_precision
 from study.starts import Starts, check_start
 from study.tasks import Tasks, check_tasks
 from study.vocabulary import DPO_ARMS, METRICS, OF_ANSWERS

@@ -8,7 +8,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from study.vocabulary import STACKS
+from study.stacks import STACKS
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 

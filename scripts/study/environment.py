@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TextIO
 
 from study.errors import ConfigError
-from study.vocabulary import STACKS
+from study.stacks import STACKS
 
 FIXED = {
     "PYTHONNOUSERSITE": "1",  # ~/.local would shadow the pinned packages

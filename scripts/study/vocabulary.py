@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-# stack: the environment of everything that trains, scores and answers (envs/<name>.yaml)
-STACKS = {"pinned": "train", "current": "train-current"}
-QUANTIZES_ON_CPU = ("current",)
-
 # arm: how tables and figures call it
 ARMS = {"base": "base", "sft": "SFT", "sft_dpo": "SFT→DPO", "dpo_only": "DPO-only"}
 DPO_ARMS = ("sft_dpo", "dpo_only")

@@ -94,11 +94,15 @@ def rope_factor(config: PretrainedConfig) -> float:
 
 def wrong_rope(config: PretrainedConfig) -> str:
     """What this transformers does with `rope_scaling` that config.json does not mean; "" if nothing."""
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
     kind = rope_kind(config)
     if kind is None:
         return ""
     if config.model_type not in SCALES_ROPE:
         return "ignores it"
+    if kind not in (*ROPE_INIT_FUNCTIONS, "su"):
+        return "does not know it"
     if kind == "yarn" or (kind == "longrope" and config.model_type != "phi3"):
         return "reads its lengths otherwise than later versions"
     return ""
