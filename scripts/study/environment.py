@@ -55,7 +55,7 @@ def of_study(config: dict, instructions: dict[str, dict[str, str]]) -> dict[str,
 def refuse_other_stack(results: str, stack: str) -> None:
     """ConfigError if what lies in `results` was made on another stack."""
     try:
-        manifest = json.loads(Path(results, "model", "model.manifest.json").read_text(encoding="utf-8"))
+        manifest = json.loads(Path(results, "model", "manifest.json").read_text(encoding="utf-8"))
         made_on = {f"{name}.yaml": stack for stack, name in STACKS.items()}.get(manifest["lock"]["file"], stack)
     except (OSError, ValueError, KeyError, TypeError):
         return
