@@ -1,10 +1,9 @@
-"""TRL 1.16's own trainers on the ids of our rows, DPO's reference the copy of the adapter that it makes."""
+"""TRL 1.16's own DPOTrainer on the ids of our rows, its reference the copy of the adapter that it makes."""
 
 from datasets import Dataset
 from fresh import SEED, fresh_adapter, per_step
 from peft import PeftModel
-from transformers import DataCollatorForSeq2Seq
-from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer
 
 from arms.data.token_rows import read_tokens
 from arms.data.tokens import load_tokenizer
@@ -14,6 +13,10 @@ from arms.model.models import load_base
 UNLIKE = {
     "sigmoid, label smoothing": ("loss", "margin"),  # its sigmoid loss takes no notice of label_smoothing
     "ipo": ("margin",),  # it logs the margin of sums, while its loss is of means
+}
+SFT = {  # for stock_sft.sft_curves
+    "named": {"max_length": 128, "bf16": False, "gradient_checkpointing": False},  # the last two are on by default
+    "tokenizer_name": "processing_class",
 }
 
 
@@ -85,51 +88,3 @@ def stock_curves(study, arm, recipe):
     seen = watch(trainer)
     trainer.train()
     return per_step(seen)
-
-
-def sft_rows(study):
-    """The study's SFT rows as ids, and labels of the completions alone."""
-    rows = read_tokens(study.folder / "sft.parquet")
-    return [
-        {
-            "input_ids": row["prompt_ids"] + row["completion_ids"],
-            "attention_mask": [1] * len(row["prompt_ids"] + row["completion_ids"]),
-            "labels": [-100] * len(row["prompt_ids"]) + row["completion_ids"],
-        }
-        for row in rows
-    ]
-
-
-def sft_curves(study, recipe):
-    """The loss of each step of TRL's own SFTTrainer, whose batches are micro-batches."""
-    card, seen = study.folder / "model" / "model.json", []
-
-    class Watched(SFTTrainer):
-        def compute_loss(self, *args, **kwargs):
-            loss = super().compute_loss(*args, **kwargs)
-            seen.append(loss.item())
-            return loss
-
-    options = {name: recipe[name] for name in ("learning_rate", "weight_decay", "max_grad_norm")}
-    arguments = SFTConfig(
-        str(study.folder / "stock"),
-        per_device_train_batch_size=recipe["batch_size"],
-        num_train_epochs=recipe["epochs"],
-        lr_scheduler_type=recipe["scheduler"],
-        dataset_kwargs={"skip_prepare_dataset": True},
-        seed=SEED,
-        use_cpu=True,
-        report_to=[],
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        max_length=128,
-        bf16=False,  # its default is true
-        gradient_checkpointing=False,
-        **options,
-    )
-    tokenizer = load_tokenizer(card)
-    model, _ = fresh_adapter(load_base(card, "fp32"))
-    collator = DataCollatorForSeq2Seq(tokenizer)
-    rows = Dataset.from_list(sft_rows(study))
-    Watched(model=model, args=arguments, train_dataset=rows, data_collator=collator, processing_class=tokenizer).train()
-    return seen

@@ -20,6 +20,7 @@ import torch
 from conftest import DPO, SFT, TOKENS, WORDS, Study
 from fresh import SEED, fresh_adapter
 from peft import PeftModel
+from stock_sft import sft_curves
 from transformers import AutoModelForCausalLM
 
 from arms.data.token_rows import read_tokens
@@ -174,7 +175,7 @@ def test_sft_equals_trl_at_every_step(study):
     recipe = {**SFT["sft"], "epochs": 4, "micro_batch_size": 4, "learning_rate": LEARNING_RATE}
     study.train_sft("equivalence sft", settings={**SFT, "sft": recipe})
     ours = pandas.read_parquet(study.folder / "equivalence sft" / "curves.parquet")["loss"]
-    theirs = stock.sft_curves(study, recipe)
+    theirs = sft_curves(study, recipe, **stock.SFT)
     assert len(ours) == len(theirs) == 24
     assert ours.to_numpy() == pytest.approx(theirs, abs=TOLERANCE, rel=0)
     assert theirs[-1] < theirs[0] - 0.1  # it really learns
